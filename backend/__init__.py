@@ -1,0 +1,1 @@
+"""The serving engine: receives program graphs and runs them with shared prefixes."""

@@ -1,0 +1,1 @@
+"""The prefix cache and the KV slots."""

@@ -1,0 +1,151 @@
+"""The nouns of the engine: ids and lengths, no tensors, no text.
+
+The scheduler fills a `Plan`, a runner executes it and answers with a `StepOutput`. Everything a step can be (a prefill
+chunk, one decoded token, forced tokens, a scored choice) is "extend this row by n tokens".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+Float32 = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class FinishReason:
+    """Why a generation ended: `stop` (with the token id or string that matched), `length`, `abort`."""
+
+    type: str
+    matched: int | str | None = None
+    length: int | None = None
+    message: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        if self.type == "stop":
+            return {"type": "stop", "matched": self.matched}
+        if self.type == "length":
+            return {"type": "length", "length": self.length}
+        return {"type": "abort", "message": self.message}
+
+
+@dataclass(slots=True)
+class LogprobRequest:
+    """What one plan row wants besides its next token.
+
+    input_from: first absolute position p (p >= start + 1 in this step) whose token's log-probability is wanted, given
+        the tokens before it; -1 for none. The runner answers for every p in [max(input_from, start + 1), start + n).
+    output: the log-probability of the sampled token.
+    top: number of best alternatives at each of those positions. ids: token ids wanted at each.
+    """
+
+    index: int
+    input_from: int = -1
+    output: bool = False
+    top: int = 0
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class RowLogprobs:
+    """Natural-log probabilities from fp32 log-softmax of the raw logits (before temperature, penalties and mask).
+
+    `input*` lists are aligned: one entry for each answered position, in order, starting at `input_start`.
+    A `top` entry is a list of (logprob, id), best first.
+    """
+
+    input_start: int = 0
+    input: list[float] = field(default_factory=list)
+    input_top: list[list[tuple[float, int]]] = field(default_factory=list)
+    input_ids: list[list[tuple[float, int]]] = field(default_factory=list)
+    output: float | None = None
+    output_top: list[tuple[float, int]] | None = None
+    output_ids: list[tuple[float, int]] | None = None
+
+
+@dataclass(slots=True)
+class SamplingArrays:
+    """Sampling parameters of a step, one entry for each plan row (rows that do not sample hold defaults).
+
+    The flags say whether any sampling row uses a feature at all, so that a runner can skip it.
+    """
+
+    temperature: Float32  # 0 for greedy rows
+    top_p: Float32
+    top_k: Int32  # vocabulary size (or more) when off
+    min_p: Float32
+    seed: Int64
+    repetition_penalty: Float32
+    frequency_penalty: Float32
+    presence_penalty: Float32
+    prompt_len: Int32  # positions >= prompt_len are output; penalties count them
+    all_greedy: bool = True
+    any_filter: bool = False  # top_p, top_k or min_p
+    any_penalty: bool = False
+    bias: Sequence[tuple[int, tuple[tuple[int, float], ...]]] = ()  # (plan index, ((token id, addend), ...))
+
+
+@dataclass(slots=True)
+class Group:
+    """Adjacent plan rows [first, first + count) whose first `shared` positions use the same slots."""
+
+    first: int
+    count: int
+    shared: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step. B rows, T = n.sum() tokens, rows in depth-first order of their families.
+
+    Row i computes positions [start[i], start[i] + n[i]); its tokens lie at [offsets[i], offsets[i + 1]) of the flat
+    arrays. KV of a token is stored at its `out_slots` entry before attention, in every layer; attention then reads
+    only the pool, at slot_table[rows[i], 0 : start[i] + n[i]], causal by absolute position. A row may read slots that
+    another row of the same plan writes. `id_table` and `slot_table` are the scheduler's own tables: read-only, and
+    valid only until the runner returns.
+    """
+
+    step: int
+    rows: Int32  # [B] row of the request tables
+    start: Int32  # [B]
+    n: Int32  # [B]
+    offsets: Int32  # [B + 1]
+    ids: Int32  # [T]
+    positions: Int32  # [T]
+    out_slots: Int32  # [T]
+    sample: Bool  # [B] draw a next token from the last position
+    slot_table: Int32  # [max_rows, context]
+    id_table: Int32  # [max_rows, context]
+    sampling: SamplingArrays
+    masks: Sequence[tuple[int, Int32]] = ()  # (plan index, bitmask row of ceil(vocab / 32) words, bit set = allowed)
+    logprobs: Sequence[LogprobRequest] = ()
+    groups: Sequence[Group] = ()
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """next_ids[i] is the drawn token, or -1 where plan.sample[i] is false. `logprobs` is keyed by plan index."""
+
+    next_ids: Int32
+    logprobs: dict[int, RowLogprobs] = field(default_factory=dict)
+
+
+class Runner(Protocol):
+    """The device side of a step. `run` is called from one thread only and returns when the results are on the host."""
+
+    num_slots: int  # KV slots, slot 0 is never handed out (padding)
+    vocab_size: int
+
+    def run(self, plan: Plan) -> StepOutput: ...
+
+
+def mask_words(vocab_size: int) -> int:
+    """Number of int32 words in a bitmask row."""
+    return (vocab_size + 31) // 32

@@ -1,0 +1,1 @@
+"""The device side of a step: loads weights, runs the model, samples."""

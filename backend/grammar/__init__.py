@@ -1,0 +1,1 @@
+"""Constrained decoding: constraints compile into grammars, a grammar makes matchers, a matcher makes bitmasks."""

@@ -1,0 +1,82 @@
+"""What enters the engine: program graph deltas, checked at the border. Wire form: docs/graph.md.
+
+`parse_delta` accepts a dict (in process), JSON bytes (HTTP) or an already decoded struct. Events leave as plain dicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from stemma.lang.errors import RequestError
+
+
+class LogprobOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    start: int = -1
+    top: int = 0
+    ids: list[int] | None = None
+
+
+class TextNode(msgspec.Struct, tag_field="kind", tag="text", forbid_unknown_fields=True, frozen=True):
+    text: str
+
+
+class IdsNode(msgspec.Struct, tag_field="kind", tag="ids", forbid_unknown_fields=True, frozen=True):
+    ids: list[int]
+
+
+class RoleBeginNode(msgspec.Struct, tag_field="kind", tag="role_begin", forbid_unknown_fields=True, frozen=True):
+    role: str
+
+
+class RoleEndNode(msgspec.Struct, tag_field="kind", tag="role_end", forbid_unknown_fields=True, frozen=True):
+    role: str
+
+
+class GenNode(msgspec.Struct, tag_field="kind", tag="gen", forbid_unknown_fields=True, frozen=True):
+    params: dict[str, Any] = {}
+    constraint: dict[str, Any] | None = None
+    logprobs: LogprobOptions | None = None
+    stream: bool = False
+
+
+class SelectNode(msgspec.Struct, tag_field="kind", tag="select", forbid_unknown_fields=True, frozen=True):
+    choices: list[str]
+    method: str = "token_length_normalized"
+    temperature: float = 0.0
+    seed: int | None = None
+
+
+Node = TextNode | IdsNode | RoleBeginNode | RoleEndNode | GenNode | SelectNode
+
+
+class BranchDelta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    id: str
+    parent: str | None = None
+    at: int = 0
+    first: int = 0
+    nodes: list[Node] = []
+    end: bool = False
+
+
+class GraphDelta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    program: str
+    branches: list[BranchDelta] = []
+    end: bool = False
+
+
+_JSON = msgspec.json.Decoder(GraphDelta)
+
+
+def parse_delta(given: GraphDelta | Mapping[str, Any] | bytes) -> GraphDelta:
+    """Raises RequestError saying what was wrong and where (`$.branches[0].nodes[2]`)."""
+    try:
+        if isinstance(given, GraphDelta):
+            return given
+        if isinstance(given, bytes):
+            return _JSON.decode(given)
+        return msgspec.convert(given, GraphDelta)
+    except msgspec.DecodeError as error:  # ValidationError is one
+        raise RequestError(f"malformed program graph: {error}") from None

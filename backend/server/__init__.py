@@ -1,0 +1,1 @@
+"""HTTP: routes, formats, the front process and its engine process."""

@@ -1,0 +1,1 @@
+"""Text and ids: tokenizer, incremental detokeniser, stop strings, chat templates."""

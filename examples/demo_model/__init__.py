@@ -1,0 +1,1 @@
+"""How the bundled demo model was made: synthetic data, tokenizer, training and evaluation."""

@@ -1,0 +1,1 @@
+"""One file for each thing a program can run on; `base.py` is the contract."""

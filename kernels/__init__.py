@@ -1,0 +1,1 @@
+"""One folder for each operation: the contract, the plain torch reference, and the fast implementations."""

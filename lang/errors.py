@@ -1,0 +1,63 @@
+"""The exceptions that users meet.
+
+    StemmaError
+    ├── RequestError (also ValueError)      a request or argument is wrong; HTTP 400; names the field and the value
+    │   └── ConstraintError                 a regex, schema or grammar cannot be compiled or is not supported
+    ├── EndpointError                       the thing a program runs on failed: connection, HTTP status, engine death
+    │   └── EngineDeadError                 the engine process or thread stopped; carries the cause
+    ├── CancelledError                      a program, branch or request was cancelled
+    └── ProgramError                        what a reader of a program sees: the user's line, the node, the cause
+"""
+
+from __future__ import annotations
+
+
+class StemmaError(Exception):
+    """Base of all errors raised by Stemma."""
+
+
+class RequestError(StemmaError, ValueError):
+    """A request is wrong: the message names the field, the value and what is legal.
+
+    `status` is the HTTP status that the server answers with; `param` the field, when one is to blame.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.param = param
+        self.status = status
+
+
+class ConstraintError(RequestError):
+    """A constraint cannot be compiled, or uses something that is not supported. Never silently ignored."""
+
+
+class EndpointError(StemmaError):
+    """The endpoint failed: no connection, an HTTP error, or an engine that stopped."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class EngineDeadError(EndpointError):
+    """The engine stopped. Every waiting caller receives this, with the cause in the message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=500)
+
+
+class CancelledError(StemmaError):
+    """The program, branch or request was cancelled before it finished."""
+
+
+class ProgramError(StemmaError):
+    """Raised where a program's value is read, when the node that makes it (or one before it) failed.
+
+    `where` is the user's `file:line` of the failed node, `node` its description; the cause is chained.
+    """
+
+    def __init__(self, message: str, *, where: str | None = None, node: str | None = None) -> None:
+        super().__init__(message)
+        self.where = where
+        self.node = node

@@ -1,0 +1,197 @@
+"""What a generation may be asked: sampling parameters and constraints. Frozen, and checked at birth."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from stemma.lang.errors import ConstraintError, RequestError
+
+ConstraintKind = Literal["regex", "choices", "json_schema", "ebnf", "structural_tag"]
+
+GREEDY_TEMPERATURE = 1e-6  # below this, sampling takes the argmax
+
+
+def _number(name: str, value: Any, low: float, high: float, legal: str, *, open_low: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise RequestError(f"{name} must be a number in {legal}, got {value!r}", param=name)
+    if value > high or value < low or (open_low and value == low):
+        raise RequestError(f"{name} must be in {legal}, got {value!r}", param=name)
+    return float(value)
+
+
+def _integer(name: str, value: Any, low: int, legal: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RequestError(f"{name} must be an integer {legal}, got {value!r}", param=name)
+    if value < low:
+        raise RequestError(f"{name} must be an integer {legal}, got {value!r}", param=name)
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise RequestError(f"{name} must be true or false, got {value!r}", param=name)
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the tokens of one generation are drawn and when it stops.
+
+    `max_new_tokens=None` means: up to the context limit. `temperature` below 1e-6 is greedy. `stop` accepts a string
+    or several; the text is cut before the match unless `no_stop_trim`. `top_k=-1` is off. `seed` makes the draw
+    reproducible whatever else shares the batch; `None` lets the engine pick one. `logit_bias` maps token id to an
+    addend in [-100, 100]. Raises `RequestError` (a `ValueError`) naming the field, the legal range and the value.
+    """
+
+    max_new_tokens: int | None = 128
+    min_new_tokens: int = 0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    no_stop_trim: bool = False
+    seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - the class is frozen
+        if self.max_new_tokens is not None:
+            _integer("max_new_tokens", self.max_new_tokens, 0, ">= 0")
+        _integer("min_new_tokens", self.min_new_tokens, 0, ">= 0")
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise RequestError(
+                f"min_new_tokens must be at most max_new_tokens ({self.max_new_tokens}), got {self.min_new_tokens}",
+                param="min_new_tokens",
+            )
+        put("stop", _strings("stop", self.stop))
+        put("stop_token_ids", _ids("stop_token_ids", self.stop_token_ids))
+        put("temperature", _number("temperature", self.temperature, 0.0, math.inf, "[0, inf)"))
+        put("top_p", _number("top_p", self.top_p, 0.0, 1.0, "(0, 1]", open_low=True))
+        if self.top_k != -1:
+            _integer("top_k", self.top_k, 1, ">= 1, or -1 for off")
+        put("min_p", _number("min_p", self.min_p, 0.0, 1.0, "[0, 1]"))
+        put("frequency_penalty", _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0, "[-2, 2]"))
+        put("presence_penalty", _number("presence_penalty", self.presence_penalty, -2.0, 2.0, "[-2, 2]"))
+        put(
+            "repetition_penalty",
+            _number("repetition_penalty", self.repetition_penalty, 0.0, 2.0, "(0, 2]", open_low=True),
+        )
+        for name in ("ignore_eos", "skip_special_tokens", "spaces_between_special_tokens", "no_stop_trim"):
+            _flag(name, getattr(self, name))
+        if self.seed is not None:
+            put("seed", _integer("seed", self.seed, 0, ">= 0") & 0x7FFF_FFFF_FFFF_FFFF)
+        put("logit_bias", _bias(self.logit_bias))
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < GREEDY_TEMPERATURE or self.top_k == 1
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> SamplingParams:
+        """From a JSON object. `None` means the default. An unknown name is an error that suggests the nearest."""
+        if not isinstance(given, Mapping):
+            raise RequestError(f"sampling_params must be an object, got {given!r}", param="sampling_params")
+        known = {f.name for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for name, value in given.items():
+            if name == "sampling_seed":
+                name = "seed"
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise RequestError(f"unknown sampling parameter {name!r} (value {value!r}){hint}", param=str(name))
+            if value is not None or name == "max_new_tokens":
+                values[name] = value
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As a JSON object, only the fields that differ from the default."""
+        out: dict[str, Any] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value != f.default:
+                if f.name == "logit_bias":
+                    value = {str(k): v for k, v in value}
+                out[f.name] = list(value) if isinstance(value, tuple) else value
+        return out
+
+
+def _strings(name: str, value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        value = (value,)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(s, str) for s in value):
+        raise RequestError(f"{name} must be a string or a list of strings, got {value!r}", param=name)
+    if "" in value:
+        raise RequestError(f"{name} must not contain an empty string, got {list(value)!r}", param=name)
+    return tuple(value)
+
+
+def _ids(name: str, value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise RequestError(f"{name} must be a list of token ids, got {value!r}", param=name)
+    return tuple(_integer(name, v, 0, ">= 0") for v in value)
+
+
+def _bias(value: Any) -> tuple[tuple[int, float], ...]:
+    if value is None or value == ():
+        return ()
+    items = list(value.items()) if isinstance(value, Mapping) else list(value)
+    out = []
+    for key, bias in items:
+        try:
+            token = int(key)
+        except (TypeError, ValueError):
+            raise RequestError(f"logit_bias keys must be token ids, got {key!r}", param="logit_bias") from None
+        _integer("logit_bias", token, 0, "token id >= 0")
+        out.append((token, _number("logit_bias", bias, -100.0, 100.0, "[-100, 100]")))
+    return tuple(out)
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What a generation's text must match, whole.
+
+    `kind` names the front end; `value` is the pattern, the schema or grammar text, or the tuple of choices. Whether the
+    value compiles is known only to the engine; here only its shape is checked. Hashable: engines cache by it.
+    """
+
+    kind: ConstraintKind
+    value: str | tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ConstraintKind):
+            kinds = ", ".join(get_args(ConstraintKind))
+            raise ConstraintError(f"unknown constraint kind {self.kind!r}; one of {kinds}", param="constraint")
+        if self.kind == "choices":
+            choices = _strings("choices", self.value)
+            if not choices:
+                raise ConstraintError("choices must hold at least one string, got an empty list", param="choices")
+            object.__setattr__(self, "value", choices)
+        elif not isinstance(self.value, str):
+            raise ConstraintError(f"{self.kind} must be a string, got {self.value!r}", param=self.kind)
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> Constraint:
+        if not isinstance(given, Mapping) or set(given) != {"kind", "value"}:
+            raise ConstraintError(f'constraint must be {{"kind": …, "value": …}}, got {given!r}', param="constraint")
+        value = given["value"]
+        return cls(given["kind"], tuple(value) if isinstance(value, list) else value)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, "value": list(self.value) if isinstance(self.value, tuple) else self.value}

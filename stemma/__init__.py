@@ -1,0 +1,100 @@
+"""Stemma: a structured-generation language compiled onto its own serving engine.
+
+Public names load lazily, so `import stemma` stays light: no torch, no numpy, no HTTP.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# name -> module that defines it
+_NAMES = {
+    "function": "interpreter.program",
+    "set_default_backend": "interpreter.program",
+    "gen": "lang.api",
+    "gen_int": "lang.api",
+    "gen_string": "lang.api",
+    "select": "lang.api",
+    "system": "lang.api",
+    "user": "lang.api",
+    "assistant": "lang.api",
+    "system_begin": "lang.api",
+    "system_end": "lang.api",
+    "user_begin": "lang.api",
+    "user_end": "lang.api",
+    "assistant_begin": "lang.api",
+    "assistant_end": "lang.api",
+    "token_length_normalized": "lang.choices",
+    "greedy_token_selection": "lang.choices",
+    "unconditional_likelihood_normalized": "lang.choices",
+    "SamplingParams": "lang.params",
+    "Constraint": "lang.params",
+    "StemmaError": "lang.errors",
+    "ProgramError": "lang.errors",
+    "RequestError": "lang.errors",
+    "ConstraintError": "lang.errors",
+    "EndpointError": "lang.errors",
+    "ProgramState": "interpreter.state",
+    "RuntimeEndpoint": "interpreter.endpoints.runtime",
+    "ScriptedEndpoint": "interpreter.endpoints.scripted",
+    "Engine": "backend.engine",
+}
+
+__all__ = ["__version__", *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'stemma' has no attribute {name!r}")
+    try:
+        module = importlib.import_module(f"stemma.{_NAMES[name]}")
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing.split(".")[0] == "stemma":
+            raise
+        raise ImportError(
+            f"stemma.{name} needs the package {missing!r}, which the light client does not install. "
+            "Try: pip install 'stemma-lang[engine]'"
+        ) from error
+    value = getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from stemma.backend.engine import Engine as Engine
+    from stemma.interpreter.endpoints.runtime import RuntimeEndpoint as RuntimeEndpoint
+    from stemma.interpreter.endpoints.scripted import ScriptedEndpoint as ScriptedEndpoint
+    from stemma.interpreter.program import function as function
+    from stemma.interpreter.program import set_default_backend as set_default_backend
+    from stemma.interpreter.state import ProgramState as ProgramState
+    from stemma.lang.api import assistant as assistant
+    from stemma.lang.api import assistant_begin as assistant_begin
+    from stemma.lang.api import assistant_end as assistant_end
+    from stemma.lang.api import gen as gen
+    from stemma.lang.api import gen_int as gen_int
+    from stemma.lang.api import gen_string as gen_string
+    from stemma.lang.api import select as select
+    from stemma.lang.api import system as system
+    from stemma.lang.api import system_begin as system_begin
+    from stemma.lang.api import system_end as system_end
+    from stemma.lang.api import user as user
+    from stemma.lang.api import user_begin as user_begin
+    from stemma.lang.api import user_end as user_end
+    from stemma.lang.choices import greedy_token_selection as greedy_token_selection
+    from stemma.lang.choices import token_length_normalized as token_length_normalized
+    from stemma.lang.choices import unconditional_likelihood_normalized as unconditional_likelihood_normalized
+    from stemma.lang.errors import ConstraintError as ConstraintError
+    from stemma.lang.errors import EndpointError as EndpointError
+    from stemma.lang.errors import ProgramError as ProgramError
+    from stemma.lang.errors import RequestError as RequestError
+    from stemma.lang.errors import StemmaError as StemmaError
+    from stemma.lang.params import Constraint as Constraint
+    from stemma.lang.params import SamplingParams as SamplingParams
