@@ -40,14 +40,16 @@ class FinishReason:
 class LogprobRequest:
     """What one plan row wants besides its next token.
 
-    input_from: first absolute position p (p >= start + 1 in this step) whose token's log-probability is wanted, given
-        the tokens before it; -1 for none. The runner answers for every p in [max(input_from, start + 1), start + n).
+    input_from, input_to: the absolute positions p in [input_from, input_to) whose token's log-probability is wanted,
+        given the tokens before it; both -1 for none. start + 1 <= input_from, input_to <= start + n + 1: the last
+        position of a chunk speaks for the first token after it, whose id is id_table[row, start + n].
     output: the log-probability of the sampled token.
     top: number of best alternatives at each of those positions. ids: token ids wanted at each.
     """
 
     index: int
     input_from: int = -1
+    input_to: int = -1
     output: bool = False
     top: int = 0
     ids: tuple[int, ...] = ()

@@ -1,0 +1,179 @@
+"""Programs, branches and what they are doing. State only; `graph.py` gives the nodes their meaning."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+import numpy as np
+
+from stemma.backend.cache.base import Namespace
+from stemma.backend.core import Int32, RowLogprobs
+from stemma.backend.grammar.base import Matcher
+from stemma.backend.messages import GenNode, LogprobOptions, Node, SelectNode
+from stemma.lang.params import SamplingParams
+
+Event = dict[str, Any]
+Sink = Callable[[Event], None]
+
+
+class State(Enum):
+    """IDLE: nothing to run (or waiting for its parent). COMPILING: its grammar is being made. WAITING: queued.
+    RUNNING: has a row. SCORING: its choices run as branches of their own. DONE: ended, failed or cancelled."""
+
+    IDLE = "idle"
+    COMPILING = "compiling"
+    WAITING = "waiting"
+    RUNNING = "running"
+    SCORING = "scoring"
+    DONE = "done"
+
+
+class TextOut(Protocol):
+    """The text of one generation as it grows (`text.stream.TextStream`)."""
+
+    def push(self, token_id: int) -> Any: ...
+    def new_text(self, final: bool = False) -> str: ...
+    def text(self) -> str: ...
+    def kept(self) -> tuple[int, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The state of a branch after some number of nodes: what a fork at that point inherits."""
+
+    n_ids: int
+    tail: tuple[tuple[str, bool], ...]  # literal text not tokenised yet: (text, holds special tokens)
+    roles: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Work:
+    """What a branch with a row is computing: a generation, or (score_from >= 0) the log-probabilities of a choice."""
+
+    node: int
+    params: SamplingParams | None
+    prompt_len: int
+    limit: int
+    seed: int = 0
+    score_from: int = -1
+    match_limit: int = 1 << 30  # most tokens that may come from the cache (input logprobs need the rest computed)
+    matcher: Matcher | None = None
+    text: TextOut | None = None  # only with stop strings or streaming
+    stop_ids: frozenset[int] = frozenset()
+    stream: bool = False
+    sent: int = 0  # output tokens already streamed
+    logprobs: LogprobOptions | None = None
+    records: list[tuple[int, RowLogprobs]] = field(default_factory=list)  # (end position of the step, what it said)
+    cached: int = 0
+    computed: int = 0
+    forced: int = 0
+    retractions: int = 0
+    admitted: bool = False
+    t_start: float = field(default_factory=time.perf_counter)
+    t_admit: float = 0.0
+    t_first: float = 0.0
+
+
+@dataclass(slots=True)
+class Scoring:
+    """A select in flight: one scored branch for each choice (and, for some methods, one more without the context)."""
+
+    node: int
+    op: SelectNode
+    branches: list[Branch]  # the choices in their context, then (for some methods) alone
+    n_context: int
+    remaining: int
+    t_start: float = field(default_factory=time.perf_counter)
+
+
+class Branch:
+    """An append-only sequence: `nodes` to run, `cursor` the next one, `ids` the tokens so far (while it has no row)."""
+
+    __slots__ = (
+        "_ids",
+        "at",
+        "children",
+        "cursor",
+        "ended",
+        "error",
+        "handle",
+        "id",
+        "marks",
+        "nodes",
+        "on_done",
+        "parent",
+        "program",
+        "roles",
+        "row",
+        "scoring",
+        "serial",
+        "settled",
+        "sinks",
+        "started",
+        "state",
+        "tail",
+        "work",
+    )
+
+    def __init__(self, program: Program, id: str, parent: Branch | None, at: int, serial: int) -> None:
+        self.program, self.id, self.parent, self.at, self.serial = program, id, parent, at, serial
+        self.nodes: list[Node] = []
+        self.sinks: list[Sink] = []
+        self.cursor = 0
+        self.marks: list[Mark] = []  # marks[k]: after k nodes
+        self.tail: tuple[tuple[str, bool], ...] = ()
+        self.roles: tuple[str, ...] = ()
+        self._ids: Int32 = np.empty(0, np.int32)
+        self.row = -1
+        self.handle: Any = None
+        self.state = State.IDLE
+        self.ended = False
+        self.settled = True  # nothing left to do for it
+        self.started = parent is None  # false: its parent has not reached the fork point
+        self.error: Event | None = None
+        self.work: Work | None = None
+        self.scoring: Scoring | None = None
+        self.children: list[Branch] = []
+        self.on_done: Callable[[Branch], None] | None = None
+
+    def ids(self, n: int | None = None) -> Int32:
+        """The first n tokens (all if None). A view: copy it to keep it."""
+        if self.row >= 0:
+            rows = self.program.rows
+            return rows.ids[self.row, : int(rows.length[self.row]) if n is None else n]
+        return self._ids if n is None else self._ids[:n]
+
+    def set_ids(self, ids: Int32) -> None:
+        """Replace the tokens of a branch without a row."""
+        assert self.row < 0
+        self._ids = ids
+
+    @property
+    def length(self) -> int:
+        return int(self.program.rows.length[self.row]) if self.row >= 0 else len(self._ids)
+
+    def emit(self, node: int, event: str, **fields: Any) -> None:
+        """Send an event about one of this branch's nodes to whoever sent the node."""
+        self.sinks[node]({"event": event, "branch": self.id, "node": node, **fields})
+
+    def open_nodes(self) -> list[int]:
+        """The gens and selects that have not been answered."""
+        return [k for k in range(self.cursor, len(self.nodes)) if isinstance(self.nodes[k], (GenNode, SelectNode))]
+
+
+class Program:
+    """A tree of branches. `namespace` isolates its prefixes in the cache."""
+
+    __slots__ = ("branches", "ended", "id", "namespace", "rows", "serial", "touched", "unsettled")
+
+    def __init__(self, id: str, serial: int, rows: Any) -> None:
+        self.id, self.serial, self.rows = id, serial, rows
+        self.namespace: Namespace = ()
+        self.branches: dict[str, Branch] = {}
+        self.ended = False
+        self.unsettled = 0
+        self.touched = time.monotonic()

@@ -1,0 +1,550 @@
+"""Program graphs: deltas become branches, and branches run their nodes one after the other without asking the client.
+
+`register` may be called from any thread; everything else belongs to the scheduler's thread.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from stemma.backend.core import RowLogprobs
+from stemma.backend.grammar.base import Grammar
+from stemma.backend.messages import (
+    BranchDelta,
+    GenNode,
+    GraphDelta,
+    IdsNode,
+    RoleBeginNode,
+    RoleEndNode,
+    SelectNode,
+    TextNode,
+)
+from stemma.backend.scheduler.admit import Memory
+from stemma.backend.scheduler.branch import Branch, Mark, Program, Scoring, Sink, State, Work
+from stemma.backend.scheduler.tools import Compile, TextTools
+from stemma.lang.choices import decide, method_named, needs_unconditional
+from stemma.lang.errors import CancelledError, ConstraintError, EngineDeadError, RequestError, StemmaError
+from stemma.lang.params import Constraint, SamplingParams
+
+PROGRAM_TTL = 60.0  # a program is forgotten after this many lease times without a delta
+
+
+class Graph:
+    """All programs of one engine."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        text: TextTools,
+        compile: Compile,
+        *,
+        context: int,
+        vocab_size: int,
+        seed: int,
+        lease: float,
+    ) -> None:
+        self.memory, self.text, self.compile = memory, text, compile
+        self.tokenizer = text.tokenizer
+        self.context, self.vocab_size, self.lease = context, vocab_size, lease
+        self.programs: dict[str, Program] = {}
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self._serial = 0
+        self._ready: deque[Branch] = deque()
+        self._advancing = False
+
+    # -- deltas ----------------------------------------------------------------------------------------------------
+
+    def register(self, delta: GraphDelta, sink: Sink) -> list[Branch]:
+        """Check a delta against what is known and append its nodes. Nothing is changed if it is refused.
+
+        Returns the branches to `advance`. Raises RequestError naming the branch and the field.
+        """
+        with self._lock:
+            program = self.programs.get(delta.program)
+            self._check(delta, program)
+            if program is None:
+                self._serial += 1
+                program = self.programs[delta.program] = Program(delta.program, self._serial, self.memory.rows)
+            program.touched = time.monotonic()
+            program.ended = program.ended or delta.end
+            touched = [self._append(program, given, sink) for given in delta.branches]
+            return list(program.branches.values()) if delta.end else touched
+
+    def _check(self, delta: GraphDelta, program: Program | None) -> None:
+        if program is not None and program.ended and delta.branches:
+            raise RequestError(f"program {delta.program!r} has ended; use a new program id", param="program")
+        counts = {} if program is None else {b.id: len(b.nodes) for b in program.branches.values()}
+        for given in delta.branches:
+            known = given.id in counts
+            where = f"branch {given.id!r} of program {delta.program!r}"
+            if given.first != counts.get(given.id, 0):
+                raise RequestError(
+                    f"{where}: first must be {counts.get(given.id, 0)}, got {given.first}", param="first"
+                )
+            if not known and given.parent is not None:
+                if given.parent not in counts:
+                    raise RequestError(f"{where}: unknown parent {given.parent!r}", param="parent")
+                if not 0 <= given.at <= counts[given.parent]:
+                    raise RequestError(
+                        f"{where}: at must be in [0, {counts[given.parent]}], got {given.at}", param="at"
+                    )
+            if known and program is not None and given.nodes and (old := program.branches.get(given.id)) and old.ended:
+                raise RequestError(f"{where} has ended and takes no more nodes", param="nodes")
+            counts[given.id] = given.first + len(given.nodes)
+
+    def _append(self, program: Program, given: BranchDelta, sink: Sink) -> Branch:
+        branch = program.branches.get(given.id)
+        if branch is None:
+            parent = None if given.parent is None else program.branches[given.parent]
+            self._serial += 1
+            branch = program.branches[given.id] = Branch(program, given.id, parent, given.at, self._serial)
+            if parent is not None:
+                parent.children.append(branch)
+        if branch.settled:
+            branch.settled = False
+            program.unsettled += 1
+        branch.sinks.extend([sink] * len(given.nodes))
+        branch.nodes.extend(given.nodes)
+        branch.ended = branch.ended or given.end
+        return branch
+
+    # -- running nodes ---------------------------------------------------------------------------------------------
+
+    def advance(self, *branches: Branch) -> None:
+        """Run each branch's literal nodes up to the next generation, and start that. Children follow their parents."""
+        self._ready.extend(branches)
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._ready:
+                self._advance(self._ready.popleft())
+        finally:
+            self._advancing = False
+
+    def _advance(self, branch: Branch) -> None:
+        if not branch.started and not self._start(branch):
+            return
+        if not branch.marks and branch.state is not State.DONE:
+            self._mark(branch, 0)
+        while branch.state is State.IDLE and branch.cursor < len(branch.nodes):
+            try:
+                self._run(branch)
+            except StemmaError as error:
+                self.fail(branch, error)
+            except Exception as error:  # a template that breaks, a tokenizer that panics: this branch, not the engine
+                self.fail(branch, StemmaError(f"internal error: {type(error).__name__}: {error}"))
+        if branch.state is State.DONE and branch.error is not None and branch.open_nodes():
+            self._report(branch, branch.error)
+        if branch.state in (State.IDLE, State.DONE) and branch.cursor >= len(branch.nodes):
+            self._settle(branch)
+
+    def _start(self, branch: Branch) -> bool:
+        """Inherit the parent's state at the fork point, once it is there."""
+        parent = branch.parent
+        assert parent is not None
+        if parent.error is not None and len(parent.marks) <= branch.at:
+            branch.started = True
+            branch.state, branch.error = State.DONE, parent.error
+            self._report(branch, parent.error)
+            return True
+        if len(parent.marks) <= branch.at:
+            return False
+        mark = parent.marks[branch.at]
+        branch.set_ids(parent.ids(mark.n_ids).copy())
+        branch.tail, branch.roles = mark.tail, mark.roles
+        branch.started = True
+        return True
+
+    def _run(self, branch: Branch) -> None:
+        node = branch.nodes[branch.cursor]
+        if isinstance(node, TextNode):
+            if node.text:
+                branch.tail += ((node.text, False),)
+        elif isinstance(node, RoleBeginNode):
+            begin, _ = self.text.markers(node.role, branch.roles)
+            branch.tail += ((begin, True),)
+            branch.emit(branch.cursor, "text", text=begin)
+        elif isinstance(node, RoleEndNode):
+            _, end = self.text.markers(node.role, branch.roles)
+            branch.tail += ((end, True),)
+            branch.roles += (node.role,)
+            branch.emit(branch.cursor, "text", text=end)
+        elif isinstance(node, IdsNode):
+            for token in node.ids:
+                if not 0 <= token < self.vocab_size:
+                    raise RequestError(
+                        f"input_ids must be token ids in [0, {self.vocab_size}), got {token}", param="input_ids"
+                    )
+            self._extend_ids(branch, self._encode(branch, ()) if branch.tail else [])
+            self._extend_ids(branch, node.ids)
+        elif isinstance(node, GenNode):
+            self._start_gen(branch, node)
+            return
+        else:
+            self._start_select(branch, node)
+            return
+        self._mark(branch, branch.cursor + 1)
+
+    def _mark(self, branch: Branch, cursor: int) -> None:
+        branch.cursor = cursor
+        branch.marks.append(Mark(branch.length, branch.tail, branch.roles))
+        self._ready.extend(c for c in branch.children if c.at == cursor and not c.started)
+
+    def _encode(self, branch: Branch, more: tuple[tuple[str, bool], ...]) -> list[int]:
+        """Ids of the branch's literal tail (and `more` after it), with BOS where a sequence begins."""
+        start = branch.length == 0
+        ids = self.tokenizer.encode_pieces(branch.tail + more, start=start)
+        bos = self.tokenizer.bos_id
+        if start and self.tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
+            ids = [bos, *ids]
+        return ids
+
+    def _extend_ids(self, branch: Branch, ids: list[int]) -> None:
+        """Append literal ids; the tail is used up."""
+        branch.tail = ()
+        length = branch.length
+        if length + len(ids) > self.context:
+            raise RequestError(
+                f"The input ({length + len(ids)} tokens) is longer than the model's context length ({self.context} tokens).",
+                param="text",
+            )
+        if branch.row >= 0:
+            rows = self.memory.rows
+            rows.ids[branch.row, length : length + len(ids)] = ids
+            rows.length[branch.row] = length + len(ids)
+        else:
+            branch.set_ids(np.concatenate([branch.ids(), np.array(ids, np.int32)]))
+
+    # -- gen -------------------------------------------------------------------------------------------------------
+
+    def _start_gen(self, branch: Branch, node: GenNode) -> None:
+        params = SamplingParams.from_dict(node.params)
+        self._extend_ids(branch, self._encode(branch, ()))
+        length = branch.length
+        if length == 0:
+            raise RequestError(
+                "the prompt is empty: no text, no input_ids, and the model has no BOS token", param="text"
+            )
+        work = Work(
+            node=branch.cursor,
+            params=params,
+            prompt_len=length,
+            limit=self._limit(length, params, explicit="max_new_tokens" in node.params),
+            seed=self._random.getrandbits(63) if params.seed is None else params.seed,
+            stop_ids=frozenset(params.stop_token_ids),
+            stream=node.stream,
+            logprobs=node.logprobs,
+        )
+        for token, _ in params.logit_bias:
+            if token >= self.vocab_size:
+                raise RequestError(f"logit_bias token ids must be < {self.vocab_size}, got {token}", param="logit_bias")
+        if node.logprobs is not None:
+            options = node.logprobs
+            if options.start > length:
+                raise RequestError(
+                    f"logprob_start_len must be at most the prompt's {length} tokens, got {options.start}",
+                    param="logprob_start_len",
+                )
+            if not 0 <= options.top <= self.vocab_size:
+                raise RequestError(f"top_logprobs_num must be in [0, {self.vocab_size}], got {options.top}")
+            if any(not 0 <= t < self.vocab_size for t in options.ids or ()):
+                raise RequestError(f"token_ids_logprob must be in [0, {self.vocab_size}), got {options.ids}")
+            if options.start >= 0:
+                work.match_limit = max(options.start - 1, 0)
+        if params.stop or node.stream:
+            work.text = self.text.stream(params)
+        branch.work = work
+        if node.constraint is None:
+            self._queue(branch)
+            return
+        constraint = Constraint.from_dict(node.constraint)
+        branch.state = State.COMPILING
+        self.compile(constraint, lambda made: self.compiled(branch, work, made))
+
+    def _limit(self, length: int, params: SamplingParams, explicit: bool) -> int:
+        """The longest sequence that this generation may reach. Raises RequestError when it cannot even begin."""
+        room = min(self.context, self.memory.slots.total)
+        asked = params.max_new_tokens
+        if length > self.context or (length == self.context and asked != 0):
+            raise RequestError(
+                f"The input ({length} tokens) is longer than the model's context length ({self.context} tokens).",
+                param="text",
+            )
+        if length > self.memory.slots.total:
+            raise RequestError(
+                f"Input length ({length} tokens) exceeds the maximum allowed length ({self.memory.slots.total} tokens). "
+                "Start the engine with a larger max_total_tokens.",
+                param="text",
+            )
+        if asked is None:
+            return room
+        if explicit and asked and length + asked > self.context:
+            raise RequestError(
+                f"Requested token count exceeds the model's maximum context length of {self.context} tokens. "
+                f"You requested a total of {length + asked} tokens: {length} from the input and {asked} for the completion.",
+                param="max_new_tokens",
+            )
+        return min(length + asked, room)
+
+    def compiled(self, branch: Branch, work: Work, made: Grammar | Exception) -> None:
+        """The grammar of a waiting gen is ready, or cannot be made. In the scheduler's thread."""
+        if branch.state is not State.COMPILING or branch.work is not work:
+            return  # cancelled meanwhile
+        branch.state = State.IDLE
+        if isinstance(made, Exception):
+            error = made if isinstance(made, StemmaError) else ConstraintError(f"{type(made).__name__}: {made}")
+            self.fail(branch, error)
+            return
+        work.matcher = made.matcher()
+        self._queue(branch)
+
+    def _queue(self, branch: Branch) -> None:
+        work = branch.work
+        assert work is not None
+        rows, row = self.memory.rows, branch.row
+        if row >= 0:
+            computed, length = int(rows.computed[row]), int(rows.length[row])
+            if computed == length or computed > self.memory.match_limit(branch, length):
+                self.memory.release(branch)  # a token computed already must be computed again, for its logits
+                self.memory.drop_lease(branch)
+        if branch.row >= 0:  # straight on, without a place in the queue
+            work.cached, work.admitted, work.t_admit = int(rows.computed[branch.row]), True, time.perf_counter()
+            self.memory.set_work(branch)
+            branch.state = State.RUNNING
+        else:
+            self.memory.queue(branch)
+
+    def finished(self, branch: Branch, remainder: str, **result: Any) -> None:
+        """The branch's generation has ended and its ids are final; `remainder` is text whose token was cut."""
+        work = branch.work
+        assert work is not None
+        branch.work = None
+        branch.state = State.IDLE
+        if remainder:
+            branch.tail = ((remainder, False),)
+        branch.emit(work.node, "done", **result)
+        self._mark(branch, work.node + 1)
+        self.advance(branch)
+
+    # -- select ----------------------------------------------------------------------------------------------------
+
+    def _start_select(self, branch: Branch, node: SelectNode) -> None:
+        method_named(node.method)
+        if node.temperature != 0.0:
+            raise RequestError(
+                f"select with temperature {node.temperature!r} is not supported by this version; use 0.0",
+                param="temperature",
+            )
+        if not node.choices or "" in node.choices:
+            raise RequestError(
+                f"select needs at least one choice and no empty one, got {node.choices!r}", param="choices"
+            )
+        if len(set(node.choices)) != len(node.choices):
+            raise RequestError(f"select choices must differ, got {node.choices!r}", param="choices")
+        if branch.row >= 0:
+            self.memory.release(branch)
+        base = branch.ids()
+        tail = self._encode(branch, ())
+        spelled = [self._encode(branch, ((choice, False),)) for choice in node.choices]
+        score_from = max(len(base) + min(_common(tail, ids) for ids in spelled), 1)
+        longest = max(len(base) + len(ids) for ids in spelled)
+        if longest > min(self.context, self.memory.slots.total):
+            raise RequestError(
+                f"The input with its longest choice ({longest} tokens) is longer than the model's context length "
+                f"({self.context} tokens) or the KV pool ({self.memory.slots.total} tokens).",
+                param="choices",
+            )
+        rows = [self._scored(branch, k, np.array([*base, *ids], np.int32), score_from) for k, ids in enumerate(spelled)]
+        if needs_unconditional(node.method):
+            bos = [self.tokenizer.bos_id] if self.tokenizer.bos_id is not None else []
+            for ids in spelled:
+                alone = np.array([*bos, *ids[score_from - len(base) :]], np.int32)
+                rows.append(self._scored(branch, len(rows), alone, 1))
+        branch.scoring = Scoring(branch.cursor, node, rows, len(base) + len(tail), len(rows))
+        branch.state = State.SCORING
+        for row in rows:
+            if len(row.ids()) > 1:
+                self.memory.queue(row)
+            else:  # a single token without context has no probability
+                self._choice_scored(branch, row)
+
+    def _scored(self, parent: Branch, k: int, ids: np.ndarray, score_from: int) -> Branch:
+        with self._lock:
+            self._serial += 1
+            scored = Branch(parent.program, f"{parent.id}#{parent.cursor}.{k}", parent, 0, self._serial)
+        scored.started = True
+        scored.set_ids(ids)
+        scored.work = Work(
+            node=parent.cursor, params=None, prompt_len=len(ids), limit=len(ids), score_from=score_from,
+            match_limit=score_from - 1,
+        )  # fmt: skip
+        scored.on_done = lambda done: self._choice_scored(parent, done)
+        return scored
+
+    def _choice_scored(self, branch: Branch, scored: Branch) -> None:
+        scoring = branch.scoring
+        assert scoring is not None
+        self.memory.forget(scored)
+        scored.state = State.DONE
+        scoring.remaining -= 1
+        if scoring.remaining:
+            return
+        op, n = scoring.op, len(scoring.op.choices)
+        lists = [_scores(b) for b in scoring.branches]
+        decision = decide(op.method, op.choices, lists[:n], lists[n:] or None)
+        winner = scoring.branches[decision.index]
+        works = [b.work for b in scoring.branches if b.work is not None]
+        ids = winner.ids().copy()
+        meta = {
+            "choice": decision.index,
+            "scores": list(decision.scores),
+            "normalized_prompt_logprobs": [sum(x) / len(x) if x else 0.0 for x in lists[:n]],
+            "input_token_logprobs": [
+                [[p, t, None] for p, t in zip(x, b.ids()[len(b.ids()) - len(x) :].tolist(), strict=True)]
+                for x, b in zip(lists[:n], scoring.branches[:n], strict=True)
+            ],
+            **decision.details,
+            "prompt_tokens": scoring.n_context,
+            "completion_tokens": max(len(ids) - scoring.n_context, 0),
+            "cached_tokens": max((w.cached for w in works[:n]), default=0) if works else 0,
+            "computed_tokens": sum(w.computed for w in works),
+            "forced_tokens": 0,
+            "finish_reason": {"type": "stop", "matched": None},
+            "e2e_latency": time.perf_counter() - scoring.t_start,
+            "num_retractions": sum(w.retractions for w in works),
+        }
+        branch.scoring = None
+        branch.state = State.IDLE
+        branch.set_ids(ids)
+        branch.tail = ()
+        start = int(min(scoring.n_context, len(ids)))
+        branch.emit(scoring.node, "done", text=op.choices[decision.index], ids=ids[start:].tolist(), meta=meta)
+        self._mark(branch, scoring.node + 1)
+        self.advance(branch)
+
+    # -- ends ------------------------------------------------------------------------------------------------------
+
+    def _settle(self, branch: Branch) -> None:
+        """Nothing left to run: give the row back, and keep or end the lease."""
+        if branch.row >= 0:
+            self.memory.release(branch)
+        program = branch.program
+        if branch.ended or program.ended or branch.state is State.DONE:
+            self.memory.forget(branch)
+        else:
+            self.memory.hold_lease(branch)
+        with self._lock:
+            if not branch.settled:
+                branch.settled = True
+                program.unsettled -= 1
+            if program.ended and program.unsettled == 0:
+                self.programs.pop(program.id, None)
+
+    def fail(self, branch: Branch, error: BaseException) -> None:
+        """End a branch and everything forked after the failed node. Every open gen and select gets the error, once."""
+        event = error_dict(error)
+        if branch.on_done is not None and branch.parent is not None:  # a scored choice: its select fails
+            branch = branch.parent
+        failed_at = branch.cursor
+        literal = failed_at < len(branch.nodes) and not isinstance(branch.nodes[failed_at], (GenNode, SelectNode))
+        if branch.state is State.DONE:
+            return
+        if branch.scoring is not None:
+            for scored in branch.scoring.branches:
+                self.memory.forget(scored)
+                scored.state = State.DONE
+            branch.scoring = None
+        self.memory.forget(branch)
+        branch.work = None
+        branch.state, branch.error = State.DONE, event
+        if literal:
+            branch.emit(failed_at, "error", error=event)
+        self._report(branch, event)
+        self.advance(branch, *(c for c in branch.children if not c.started))
+
+    def _report(self, branch: Branch, event: dict[str, Any]) -> None:
+        open_nodes = branch.open_nodes()
+        branch.cursor = len(branch.nodes)
+        for node in open_nodes:
+            branch.emit(node, "error", error=event)
+
+    def cancel(self, program_id: str, branch_ids: list[str] | None = None, reason: str = "cancelled") -> bool:
+        """Cancel branches and everything forked from them (the whole program if None). False if there is no such program."""
+        with self._lock:
+            program = self.programs.get(program_id)
+            if program is None:
+                return False
+            branches = list(program.branches.values())
+            if branch_ids is None:
+                program.ended = True
+        chosen = set(branches if branch_ids is None else [b for b in branches if b.id in set(branch_ids)])
+        for branch in branches:  # parents come before children
+            if branch.parent in chosen:
+                chosen.add(branch)
+        for branch in branches:
+            if branch in chosen:
+                branch.ended = True
+                if branch.state is not State.DONE:
+                    branch.started = True
+                    self.fail(branch, CancelledError(f"program {program_id!r} branch {branch.id!r}: {reason}"))
+        return True
+
+    def fail_all(self, cause: BaseException) -> None:
+        """The runner broke: every waiting caller gets the cause."""
+        with self._lock:
+            programs = list(self.programs.values())
+            self.programs.clear()
+        event = error_dict(EngineDeadError(f"the engine stopped: {type(cause).__name__}: {cause}"))
+        for program in programs:
+            for branch in program.branches.values():
+                branch.state, branch.error = State.DONE, event
+                self._report(branch, event)
+
+    def expire(self, now: float) -> None:
+        """End the leases of programs that have sent nothing for long, and forget those silent for very long."""
+        for program in list(self.programs.values()):
+            idle = now - program.touched
+            if idle < self.lease or program.unsettled:
+                continue
+            for branch in program.branches.values():
+                self.memory.drop_lease(branch)
+            if idle > self.lease * PROGRAM_TTL:
+                self.cancel(program.id, reason="no delta came for too long")
+
+
+def error_dict(error: BaseException) -> dict[str, Any]:
+    """An exception as it crosses the wire."""
+    return {
+        "type": type(error).__name__,
+        "message": str(error),
+        "param": getattr(error, "param", None),
+        "status": getattr(error, "status", None) or (400 if isinstance(error, ValueError) else 500),
+    }
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        n += 1
+    return n
+
+
+def _scores(branch: Branch) -> list[float]:
+    """Log-probabilities of a scored branch's tokens, in order."""
+    assert branch.work is not None
+    found: dict[int, float] = {}
+    said: RowLogprobs
+    for _, said in branch.work.records:
+        for k, value in enumerate(said.input):
+            found[said.input_start + k] = value
+    return [found[p] for p in sorted(found)]

@@ -1,0 +1,237 @@
+"""From the running rows to one step: how many tokens each row is extended by, in which slots, in which order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArrays, mask_words
+from stemma.backend.scheduler.branch import Branch, Work
+
+if TYPE_CHECKING:
+    from stemma.backend.scheduler.admit import Memory
+
+MIN_SHARED = 32  # a shorter common prefix is not worth a group
+
+
+class Planner:
+    """Builds plans. A steady decode batch reuses what does not change between steps (order, sampling arrays, groups)."""
+
+    def __init__(self, memory: Memory, chunk: int, vocab_size: int, eos_ids: frozenset[int]) -> None:
+        self.memory, self.chunk = memory, chunk
+        self.words = mask_words(vocab_size)
+        self.eos_ids = eos_ids
+        self.step = 0
+        self._rows: Int32 = np.empty(0, np.int32)
+        self._sampling: SamplingArrays | None = None
+        self._groups: list[Group] = []
+        self._decode_only = False
+        self._special: list[tuple[int, Branch]] = []
+        self.settled: list[Branch] = []  # branches with a row and nothing left to compute: wholly cached, no sampling
+
+    def build(self) -> Plan | None:
+        """The next step, or None when nothing can run. May admit, evict and retract."""
+        memory, rows = self.memory, self.memory.rows
+        self.settled = []
+        if not memory.running and not memory.waiting:
+            return None
+        extends: list[tuple[Branch, int]] = []
+        memory.planned.clear()
+        decodes = self._grow_decodes()
+        budget = self.chunk
+        for branch in [b for b in memory.running if rows.length[b.row] - rows.computed[b.row] > 1]:
+            if budget <= 0:
+                break
+            if branch.row >= 0:  # not retracted by one before it
+                memory.rematch(branch)
+                budget -= self._extend(branch, budget, extends)
+        if memory.waiting and budget > 0 and rows.free_count:
+            for branch in memory.ordered():
+                if budget <= 0 or not memory.admit(branch):
+                    break
+                memory.waiting.remove(branch)
+                budget -= self._extend(branch, budget, extends)
+        if extends or memory.changed:
+            decodes = [b for b in decodes if b.row >= 0]
+        if not extends and not decodes:
+            return None
+        return self._fill(decodes, extends)
+
+    # -- choosing --------------------------------------------------------------------------------------------------
+
+    def _grow_decodes(self) -> list[Branch]:
+        """The rows with exactly one pending token, after making room for that token."""
+        memory, rows = self.memory, self.memory.rows
+        while True:
+            running = memory.running
+            if not running:
+                return []
+            if not memory.changed and self._decode_only and len(self._rows) == len(running):
+                pending = rows.length[self._rows] - rows.computed[self._rows]
+                if (pending == 1).all() and memory.ensure(len(running)):
+                    return running
+            index = np.fromiter((b.row for b in running), np.int64, len(running))
+            pending = rows.length[index] - rows.computed[index]
+            decodes = [b for b, p in zip(running, pending.tolist(), strict=True) if p == 1]
+            if memory.ensure(len(decodes)):
+                return decodes
+            memory.retract(max(running, key=lambda b: b.serial))
+
+    def _extend(self, branch: Branch, budget: int, extends: list[tuple[Branch, int]]) -> int:
+        """Give a row slots for up to `budget` pending tokens, and show them to the cache. Returns how many."""
+        memory, rows, row = self.memory, self.memory.rows, branch.row
+        start, length = int(rows.computed[row]), int(rows.length[row])
+        n = min(length - start, budget)
+        if n <= 0:
+            self.settled.append(branch)
+            return 0
+        # decode rows chosen in this step still need one slot each
+        reserve = len(memory.running)
+        if not memory.make_room(n + reserve, keep=branch):
+            memory.ensure(n)
+            n = min(n, memory.slots.free_count - reserve if len(memory.running) > 1 else memory.slots.free_count)
+            if n <= 0:
+                memory.retract(branch)
+                return 0
+        rows.slots[row, start : start + n] = memory.slots.allocate(n)
+        work = branch.work
+        assert work is not None
+        if start + n <= max(work.prompt_len, work.limit if work.params is None else 0):
+            memory.publish(branch, start + n)
+        memory.planned.add(row)
+        extends.append((branch, n))
+        return n
+
+    # -- filling ---------------------------------------------------------------------------------------------------
+
+    def _fill(self, decodes: list[Branch], extends: list[tuple[Branch, int]]) -> Plan:
+        memory, rows = self.memory, self.memory.rows
+        self.step += 1
+        steady = not extends and self._decode_only and not memory.changed and len(decodes) == len(self._rows)
+        if not steady:
+            decodes = self._depth_first(decodes)
+            order = [b.row for b in decodes] + [b.row for b, _ in extends]
+            self._rows = np.array(order, np.int32)
+            self._sampling = rows.sampling(self._rows)
+            branches = decodes + [b for b, _ in extends]
+            self._sampling.bias = [
+                (i, b.work.params.logit_bias)
+                for i, b in enumerate(branches)
+                if b.work is not None and b.work.params is not None and b.work.params.logit_bias
+            ]
+            self._special = [
+                (i, b)
+                for i, b in enumerate(branches)
+                if b.work is not None
+                and (
+                    b.work.matcher is not None
+                    or b.work.logprobs is not None
+                    or b.work.score_from >= 0
+                    or (b.work.params is not None and b.work.params.min_new_tokens > 0)
+                )
+            ]
+            self._decode_only = not extends
+            memory.changed = False
+        assert self._sampling is not None
+        index = self._rows
+        d = len(decodes)
+        start = rows.computed[index]
+        if d:
+            head = index[:d]
+            rows.slots[head, start[:d]] = memory.slots.allocate(d)
+        if extends:
+            n = np.ones(len(index), np.int32)
+            n[d:] = [k for _, k in extends]
+            offsets = np.zeros(len(index) + 1, np.int32)
+            np.cumsum(n, out=offsets[1:])
+            owner = np.repeat(np.arange(len(index)), n)
+            positions = (np.arange(offsets[-1], dtype=np.int32) - offsets[owner] + start[owner]).astype(np.int32)
+            flat = index[owner]
+            sample = rows.sample[index] & (start + n == rows.length[index])
+        else:
+            n = np.ones(d, np.int32)
+            offsets = np.arange(d + 1, dtype=np.int32)
+            positions, flat = start, index
+            sample = rows.sample[index]
+        masks: list[tuple[int, Int32]] = []
+        wants: list[LogprobRequest] = []
+        for i, branch in self._special:
+            self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
+        return Plan(
+            step=self.step,
+            rows=index,
+            start=start,
+            n=n,
+            offsets=offsets,
+            ids=rows.ids[flat, positions],
+            positions=positions,
+            out_slots=rows.slots[flat, positions],
+            sample=sample,
+            slot_table=rows.slots,
+            id_table=rows.ids,
+            sampling=self._sampling,
+            masks=masks,
+            logprobs=wants,
+            groups=self._groups,
+        )
+
+    def _special_row(
+        self, i: int, branch: Branch, start: int, n: int, sample: bool, masks: list, wants: list[LogprobRequest]
+    ) -> None:
+        work = branch.work
+        assert work is not None
+        if sample:
+            mask = self._mask(work, start + n - work.prompt_len)
+            if mask is not None:
+                masks.append((i, mask))
+        if work.score_from >= 0:
+            first, last = max(work.score_from, start + 1), min(start + n + 1, work.limit)
+            if first < last:
+                wants.append(LogprobRequest(i, first, last))
+        elif work.logprobs is not None:
+            options = work.logprobs
+            want = LogprobRequest(i, output=sample, top=options.top, ids=tuple(options.ids or ()))
+            # prompt positions when asked for, and forced tokens, which were appended without being sampled
+            asked_from = options.start if options.start >= 0 else work.prompt_len
+            length = int(self.memory.rows.length[branch.row])
+            first, last = max(asked_from, start + 1), min(start + n + 1, length)
+            if first < last:
+                want.input_from, want.input_to = first, last
+            if sample or first < last:
+                wants.append(want)
+
+    def _mask(self, work: Work, produced: int) -> Int32 | None:
+        mask = work.matcher.mask() if work.matcher is not None else None
+        assert work.params is not None
+        if produced < work.params.min_new_tokens:
+            held = np.full(self.words, -1, np.int32) if mask is None else mask.copy()
+            for token in self.eos_ids | work.stop_ids:
+                held[token >> 5] &= ~np.int32(np.uint32(1 << (token & 31)).astype(np.int32))
+            if mask is None or held.any():  # a grammar that allows only the end wins over min_new_tokens
+                mask = held
+        return mask
+
+    def _depth_first(self, decodes: list[Branch]) -> list[Branch]:
+        """Rows in depth-first order of the prefix tree, and the groups of neighbours that share slots."""
+        rows = self.memory.rows
+        self._groups = []
+        if len(decodes) < 2:
+            return decodes
+        pinned = [(rows.slots[b.row, : int(rows.tree_len[b.row])], b) for b in decodes]
+        pinned.sort(key=lambda item: item[0].tobytes())
+        first, shared = 0, 0
+        for i in range(1, len(pinned) + 1):
+            common = 0
+            if i < len(pinned):
+                a, b = pinned[i - 1][0], pinned[i][0]
+                m = min(len(a), len(b))
+                differs = a[:m] != b[:m]
+                common = int(differs.argmax()) if differs.any() else m
+            if common < MIN_SHARED:
+                if i - first > 1:
+                    self._groups.append(Group(first, i - first, shared))
+                first, shared = i, 0
+            else:
+                shared = common if i - first == 1 else min(shared, common)
+        return [b for _, b in pinned]

@@ -1,0 +1,101 @@
+"""The request tables: one row for each running branch, all per-row state in numpy so that a step costs no Python per row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stemma.backend.core import SamplingArrays
+
+if TYPE_CHECKING:
+    from stemma.backend.scheduler.branch import Branch
+    from stemma.lang.params import SamplingParams
+
+
+class Rows:
+    """Length algebra, for each row: tree_len <= computed <= length <= limit.
+
+    ids[row, :length] are the branch's tokens, slots[row, :computed] the KV slots of those already run through the
+    model. slots[row, :tree_len] belong to the prefix cache (pinned by the branch's handle), slots[row, tree_len:computed]
+    to the row. length - computed tokens are pending; a branch that waits only for its next decoded token has one.
+    """
+
+    def __init__(self, max_rows: int, context: int, vocab_size: int) -> None:
+        self.max_rows, self.context, self.vocab_size = max_rows, context, vocab_size
+        self.ids = np.zeros((max_rows, context), np.int32)
+        self.slots = np.zeros((max_rows, context), np.int32)
+        self.tree_len = np.zeros(max_rows, np.int32)
+        self.computed = np.zeros(max_rows, np.int32)
+        self.length = np.zeros(max_rows, np.int32)
+        self.limit = np.zeros(max_rows, np.int32)
+        self.prompt_len = np.zeros(max_rows, np.int32)
+        self.sample = np.zeros(max_rows, np.bool_)  # false: prefill only, or a scored choice
+        self.special = np.zeros(
+            max_rows, np.bool_
+        )  # its tokens need a look in Python (stops, stream, grammar, logprobs)
+        self.ignore_eos = np.zeros(max_rows, np.bool_)
+        self.temperature = np.zeros(max_rows, np.float32)
+        self.top_p = np.ones(max_rows, np.float32)
+        self.top_k = np.full(max_rows, vocab_size, np.int32)
+        self.min_p = np.zeros(max_rows, np.float32)
+        self.seed = np.zeros(max_rows, np.int64)
+        self.repetition_penalty = np.ones(max_rows, np.float32)
+        self.frequency_penalty = np.zeros(max_rows, np.float32)
+        self.presence_penalty = np.zeros(max_rows, np.float32)
+        self.spent = np.zeros(max_rows, np.int64)  # tokens run through the model for the current work
+        self.t_first = np.zeros(max_rows, np.float64)  # when its first token came (perf_counter), 0 before
+        self.branch: list[Branch | None] = [None] * max_rows
+        self._free = list(range(max_rows - 1, -1, -1))
+
+    @property
+    def free_count(self) -> int:
+        return len(self._free)
+
+    def take(self, branch: Branch) -> int:
+        row = self._free.pop()
+        self.branch[row] = branch
+        self.tree_len[row] = self.computed[row] = self.length[row] = 0
+        self.spent[row] = 0
+        self.t_first[row] = 0.0
+        return row
+
+    def give(self, row: int) -> None:
+        assert self.branch[row] is not None, f"row {row} is free already"
+        self.branch[row] = None
+        self._free.append(row)
+
+    def set_sampling(self, row: int, params: SamplingParams | None, seed: int) -> None:
+        """Write a generation's sampling parameters; None for a row that never samples."""
+        if params is None or params.greedy:
+            self.temperature[row] = 0.0
+            self.top_p[row], self.top_k[row], self.min_p[row] = 1.0, self.vocab_size, 0.0
+        else:
+            self.temperature[row] = params.temperature
+            self.top_p[row], self.min_p[row] = params.top_p, params.min_p
+            self.top_k[row] = self.vocab_size if params.top_k == -1 else min(params.top_k, self.vocab_size)
+        self.seed[row] = seed
+        self.ignore_eos[row] = params.ignore_eos if params else False
+        self.repetition_penalty[row] = params.repetition_penalty if params else 1.0
+        self.frequency_penalty[row] = params.frequency_penalty if params else 0.0
+        self.presence_penalty[row] = params.presence_penalty if params else 0.0
+
+    def sampling(self, rows: np.ndarray) -> SamplingArrays:
+        """Gather the sampling arrays of a plan."""
+        temperature, top_p, top_k, min_p = self.temperature[rows], self.top_p[rows], self.top_k[rows], self.min_p[rows]
+        repetition = self.repetition_penalty[rows]
+        frequency, presence = self.frequency_penalty[rows], self.presence_penalty[rows]
+        return SamplingArrays(
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            seed=self.seed[rows],
+            repetition_penalty=repetition,
+            frequency_penalty=frequency,
+            presence_penalty=presence,
+            prompt_len=self.prompt_len[rows],
+            all_greedy=not temperature.any(),
+            any_filter=bool((top_p < 1.0).any() or (top_k < self.vocab_size).any() or min_p.any()),
+            any_penalty=bool((repetition != 1.0).any() or frequency.any() or presence.any()),
+        )
