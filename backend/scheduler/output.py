@@ -119,8 +119,9 @@ class Output:
     def _stream(self, branch: Branch, work: Work) -> None:
         assert work.text is not None
         ids = branch.ids()[work.prompt_len + work.sent :].tolist()
+        about = {} if work.sent else {"meta": {"prompt_tokens": work.prompt_len, "cached_tokens": work.cached}}
         work.sent += len(ids)
-        branch.emit(work.node, "delta", text=work.text.new_text(), ids=ids)
+        branch.emit(work.node, "delta", text=work.text.new_text(), ids=ids, **about)
 
     # -- the end of a generation -----------------------------------------------------------------------------------
 

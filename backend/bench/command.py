@@ -1,0 +1,26 @@
+"""`stemma bench`: benchmarks that print ratios, taken in one run."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHES = {
+    "scheduler": "host time of one step, with a runner that does nothing",
+    "offline": "tokens per second against transformers.generate, same model, same run",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Dispatch to one benchmark."""
+    args = list(argv or [])
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: stemma bench NAME [options]\n\nbenchmarks (each has --help):")
+        for name, about in BENCHES.items():
+            print(f"  {name:<10} {about}")
+        return 0
+    name = args.pop(0)
+    if name not in BENCHES:
+        print(f"stemma bench: no benchmark {name!r}; one of {', '.join(BENCHES)}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"stemma.backend.bench.{name}").main(args)

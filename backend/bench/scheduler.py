@@ -1,0 +1,96 @@
+"""`stemma bench scheduler`: what one step costs on the host, with a runner that does nothing."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterable
+
+import numpy as np
+
+from stemma.backend.core import Plan, StepOutput
+from stemma.backend.messages import parse_delta
+from stemma.backend.scheduler.loop import Scheduler
+from stemma.backend.text.stream import TextStream
+from stemma.lang.errors import RequestError
+from stemma.lang.params import SamplingParams
+
+VOCAB = 32_000
+TABLE: list[bytes | None] = [b"ab"] * VOCAB
+
+
+class NullRunner:
+    """Answers every step at once with the same token."""
+
+    vocab_size = VOCAB
+
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self._tokens = np.full(4096, 7, np.int32)
+
+    def run(self, plan: Plan) -> StepOutput:
+        return StepOutput(np.where(plan.sample, self._tokens[: len(plan.rows)], -1))
+
+
+class _Tokenizer:
+    bos_id, add_bos, eos_ids = 1, True, frozenset({2})
+
+    def encode_pieces(self, pieces: Iterable[tuple[str, bool]], *, start: bool = False) -> list[int]:
+        return [ord(c) for text, _ in pieces for c in text]
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        return "ab" * sum(1 for _ in ids)
+
+
+class _Text:
+    tokenizer = _Tokenizer()
+
+    def markers(self, role: str, previous: tuple[str, ...]) -> tuple[str, str]:
+        return "", ""
+
+    def stream(self, params: SamplingParams) -> TextStream:
+        return TextStream(TABLE, params.stop, params.no_stop_trim)
+
+
+def measure(rows: int, steps: int, kind: str, repeats: int) -> tuple[float, float]:
+    """Median and 95th percentile of the host time of one decode step, in microseconds."""
+    times: list[float] = []
+    for _ in range(repeats):
+        context = steps + 256
+        scheduler = Scheduler(
+            NullRunner(rows * context + 1), _Text(), lambda c, done: done(RequestError("none")), context=context, max_rows=rows
+        )
+        for i in range(rows):
+            params: dict[str, object] = {"max_new_tokens": steps + 50, "temperature": 0.7, "seed": i}
+            if kind == "stop":
+                params["stop"] = ["zzz"]
+            node = {"kind": "gen", "params": params, "stream": kind == "stream"}
+            branch = {"id": "r", "nodes": [{"kind": "text", "text": "x" * 64 + chr(97 + i % 26)}, node]}
+            scheduler.submit(parse_delta({"program": str(i), "branches": [branch], "end": True}), lambda event: None)()
+        while len(scheduler.memory.running) < rows or scheduler.memory.changed:
+            scheduler.step()
+        for _ in range(steps):
+            begin = time.perf_counter()
+            scheduler.step()
+            times.append((time.perf_counter() - begin) * 1e6)
+    return statistics.median(times), statistics.quantiles(times, n=20)[-1]
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="stemma bench scheduler",
+        description="Host time of one decode step: the whole scheduler, with a runner that returns at once.",
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 32, 256], help="branches in the step")
+    parser.add_argument("--steps", type=int, default=300, help="steps timed in each repeat")
+    parser.add_argument("--repeats", type=int, default=3, help="fresh schedulers")
+    args = parser.parse_args(argv)
+    limits = {32: 300.0, 256: 1000.0}
+    print(f"{'rows':>5} {'kind':>8} {'median µs':>10} {'p95 µs':>8} {'target µs':>10}")
+    for rows in args.rows:
+        for kind in ("plain", "stop", "stream"):
+            median, p95 = measure(rows, args.steps, kind, args.repeats)
+            target = f"{limits[rows]:.0f}" if rows in limits and kind == "plain" else "-"
+            print(f"{rows:>5} {kind:>8} {median:>10.1f} {p95:>8.1f} {target:>10}")
+    return 0

@@ -1,0 +1,43 @@
+"""`stemma run FILE`: run a program file on the bundled model, another model, or a server."""
+
+from __future__ import annotations
+
+import argparse
+import runpy
+import sys
+from pathlib import Path
+
+from stemma.interpreter.program import set_default_backend
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the file as `__main__`, with the chosen endpoint as the default backend."""
+    parser = argparse.ArgumentParser(
+        prog="stemma run",
+        description="Run a Python file that uses stemma. Its programs run on the bundled model unless told otherwise; "
+        "a file that calls set_default_backend itself decides for itself.",
+        epilog="example: stemma run examples/quickstart.py --url http://127.0.0.1:30000",
+    )
+    parser.add_argument("file", type=Path, help="the program")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--model", metavar="DIR", help="run in process on the model in this directory ('demo': bundled)")
+    where.add_argument("--url", help="run on the server at this address, as started by `stemma serve`")
+    parser.add_argument("--api-key", help="the server's key")
+    parser.add_argument("args", nargs=argparse.REMAINDER, help="passed on to the program as sys.argv")
+    args = parser.parse_args(argv)
+    if not args.file.is_file():
+        parser.error(f"no such file: {args.file}")
+    if args.api_key and not args.url:
+        parser.error("--api-key needs --url")
+    if args.url:
+        from stemma.interpreter.endpoints.runtime import RuntimeEndpoint
+
+        set_default_backend(RuntimeEndpoint(args.url, api_key=args.api_key))
+    elif args.model:
+        from stemma.backend.engine import Engine  # the one place besides endpoints/local.py: chosen by the user
+
+        set_default_backend(Engine(args.model))
+    sys.argv = [str(args.file), *args.args]
+    sys.path.insert(0, str(args.file.resolve().parent))
+    runpy.run_path(str(args.file), run_name="__main__")
+    return 0
