@@ -1,8 +1,8 @@
 """The engine as a library: a model, a scheduler, and one thread that steps them. No processes of its own.
 
-    engine = Engine()                                  # the bundled model, on CPU
-    engine.generate("The capital of France is", {"max_new_tokens": 8})["text"]
-    engine.shutdown()
+engine = Engine()                                  # the bundled model, on CPU
+engine.generate("The capital of France is", {"max_new_tokens": 8})["text"]
+engine.shutdown()
 """
 
 from __future__ import annotations
@@ -115,11 +115,15 @@ class Engine:
         Raises `RequestError` if the delta is malformed or does not fit what was sent before, `EngineDeadError` if the
         engine has stopped. `on_event` must be quick and must not raise.
         """
-        parsed = parse_delta(delta)
+        self._submit_all([(parse_delta(delta), on_event)])
+
+    def _submit_all(self, deltas: Sequence[tuple[GraphDelta, Sink]]) -> None:
+        """Several deltas that the engine takes up between the same two steps."""
         with self._gate:
             if self._dead is not None:
                 raise self._dead
-            self._inbox.put(self.scheduler.submit(parsed, on_event))
+            acts = [self.scheduler.submit(delta, sink) for delta, sink in deltas]
+            self._inbox.put(acts[0] if len(acts) == 1 else lambda: [act() for act in acts])
 
     def cancel(self, program: str, branches: Sequence[str] | None = None) -> None:
         """Cancel a program, or some of its branches with all that was forked from them. Unknown names are ignored."""
@@ -145,21 +149,14 @@ class Engine:
         """
         request = _request(prompt, sampling_params, input_ids, stream, fields)
         items = self._stream(request)
-        if stream:
-            return items
-        collector: Collector | None = None
-        for collector, _ in items:
-            pass
-        assert collector is not None
-        return collector.result()
+        return items if stream else next(items)
 
     def _stream(self, request: GenerateRequest) -> Iterator[Any]:
         collector = Collector(request, self._token_text)
         events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
         deltas = request.deltas()
         try:
-            for item, delta in enumerate(deltas):
-                self.submit(delta, lambda event, item=item: events.put((item, event)))
+            self._submit_all([(d, lambda event, item=i: events.put((item, event))) for i, d in enumerate(deltas)])
             while not collector.done:
                 index = collector.feed(*events.get())
                 if collector.error is not None:
@@ -167,7 +164,7 @@ class Engine:
                 if request.stream and index is not None:
                     yield collector.stream_item(index)
             if not request.stream:
-                yield collector, None
+                yield collector.result()
         finally:
             if not collector.done:
                 for delta in deltas:
@@ -182,16 +179,10 @@ class Engine:
         stream: bool = False,
         **fields: Any,
     ) -> Any:
-        """`generate` for asyncio. With `stream`, await it for an async iterator. Cancelling the task cancels the work."""
+        """`generate` for asyncio; with `stream`, await it for an async iterator. A cancelled task cancels its work."""
         request = _request(prompt, sampling_params, input_ids, stream, fields)
         items = self._astream(request)
-        if stream:
-            return items
-        collector: Collector | None = None
-        async for collector, _ in items:
-            pass
-        assert collector is not None
-        return collector.result()
+        return items if stream else await anext(items)
 
     async def _astream(self, request: GenerateRequest) -> AsyncIterator[Any]:
         collector = Collector(request, self._token_text)
@@ -204,8 +195,7 @@ class Engine:
                 loop.call_soon_threadsafe(events.put_nowait, (item, event))
 
         try:
-            for item, delta in enumerate(deltas):
-                self.submit(delta, lambda event, item=item: deliver(item, event))
+            self._submit_all([(d, lambda event, item=i: deliver(item, event)) for i, d in enumerate(deltas)])
             while not collector.done:
                 index = collector.feed(*await events.get())
                 if collector.error is not None:
@@ -213,7 +203,7 @@ class Engine:
                 if request.stream and index is not None:
                     yield collector.stream_item(index)
             if not request.stream:
-                yield collector, None
+                yield collector.result()
         finally:
             if not collector.done:
                 for delta in deltas:

@@ -59,7 +59,11 @@ def measure(rows: int, steps: int, kind: str, repeats: int) -> tuple[float, floa
     for _ in range(repeats):
         context = steps + 256
         scheduler = Scheduler(
-            NullRunner(rows * context + 1), _Text(), lambda c, done: done(RequestError("none")), context=context, max_rows=rows
+            NullRunner(rows * context + 1),
+            _Text(),
+            lambda c, done: done(RequestError("none")),
+            context=context,
+            max_rows=rows,
         )
         for i in range(rows):
             params: dict[str, object] = {"max_new_tokens": steps + 50, "temperature": 0.7, "seed": i}

@@ -1,4 +1,4 @@
-"""Who gets a row and slots: admission from the waiting queue, growth of running rows, retraction when memory runs out."""
+"""Who gets a row and slots: admission from the waiting queue, retraction when memory runs out."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Memory:
         rows.tree_len[row] = n
 
     def truncate(self, branch: Branch, length: int) -> None:
-        """Take ids back to `length` (a stop string ended inside a token). Gives up the row if the cache has them already."""
+        """Take ids back to `length` (a stop string ended inside a token). Gives up the row if the cache has them."""
         rows, row = self.rows, branch.row
         computed, owned_from = int(rows.computed[row]), int(rows.tree_len[row])
         keep = max(length, owned_from)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from stemma.backend.core import RowLogprobs
 from stemma.backend.grammar.base import Grammar
 from stemma.backend.messages import (
     BranchDelta,
@@ -26,9 +26,9 @@ from stemma.backend.messages import (
     TextNode,
 )
 from stemma.backend.scheduler.admit import Memory
-from stemma.backend.scheduler.branch import Branch, Mark, Program, Scoring, Sink, State, Work
+from stemma.backend.scheduler.branch import Branch, Mark, Program, Sink, State, Work
+from stemma.backend.scheduler.select import start_select
 from stemma.backend.scheduler.tools import Compile, TextTools
-from stemma.lang.choices import decide, method_named, needs_unconditional
 from stemma.lang.errors import CancelledError, ConstraintError, EngineDeadError, RequestError, StemmaError
 from stemma.lang.params import Constraint, SamplingParams
 
@@ -55,9 +55,13 @@ class Graph:
         self.programs: dict[str, Program] = {}
         self._random = random.Random(seed)
         self._lock = threading.Lock()
-        self._serial = 0
+        self._serials = itertools.count(1)
         self._ready: deque[Branch] = deque()
         self._advancing = False
+
+    def next_serial(self) -> int:
+        """Arrival numbers of programs and branches."""
+        return next(self._serials)
 
     # -- deltas ----------------------------------------------------------------------------------------------------
 
@@ -70,8 +74,7 @@ class Graph:
             program = self.programs.get(delta.program)
             self._check(delta, program)
             if program is None:
-                self._serial += 1
-                program = self.programs[delta.program] = Program(delta.program, self._serial, self.memory.rows)
+                program = self.programs[delta.program] = Program(delta.program, self.next_serial(), self.memory.rows)
             program.touched = time.monotonic()
             program.ended = program.ended or delta.end
             touched = [self._append(program, given, sink) for given in delta.branches]
@@ -103,8 +106,7 @@ class Graph:
         branch = program.branches.get(given.id)
         if branch is None:
             parent = None if given.parent is None else program.branches[given.parent]
-            self._serial += 1
-            branch = program.branches[given.id] = Branch(program, given.id, parent, given.at, self._serial)
+            branch = program.branches[given.id] = Branch(program, given.id, parent, given.at, self.next_serial())
             if parent is not None:
                 parent.children.append(branch)
         if branch.settled:
@@ -133,7 +135,7 @@ class Graph:
         if not branch.started and not self._start(branch):
             return
         if not branch.marks and branch.state is not State.DONE:
-            self._mark(branch, 0)
+            self.mark(branch, 0)
         while branch.state is State.IDLE and branch.cursor < len(branch.nodes):
             try:
                 self._run(branch)
@@ -183,22 +185,22 @@ class Graph:
                     raise RequestError(
                         f"input_ids must be token ids in [0, {self.vocab_size}), got {token}", param="input_ids"
                     )
-            self._extend_ids(branch, self._encode(branch, ()) if branch.tail else [])
+            self._extend_ids(branch, self.encode(branch, ()) if branch.tail else [])
             self._extend_ids(branch, node.ids)
         elif isinstance(node, GenNode):
             self._start_gen(branch, node)
             return
         else:
-            self._start_select(branch, node)
+            start_select(self, branch, node)
             return
-        self._mark(branch, branch.cursor + 1)
+        self.mark(branch, branch.cursor + 1)
 
-    def _mark(self, branch: Branch, cursor: int) -> None:
+    def mark(self, branch: Branch, cursor: int) -> None:
         branch.cursor = cursor
         branch.marks.append(Mark(branch.length, branch.tail, branch.roles))
         self._ready.extend(c for c in branch.children if c.at == cursor and not c.started)
 
-    def _encode(self, branch: Branch, more: tuple[tuple[str, bool], ...]) -> list[int]:
+    def encode(self, branch: Branch, more: tuple[tuple[str, bool], ...]) -> list[int]:
         """Ids of the branch's literal tail (and `more` after it), with BOS where a sequence begins."""
         start = branch.length == 0
         ids = self.tokenizer.encode_pieces(branch.tail + more, start=start)
@@ -213,7 +215,8 @@ class Graph:
         length = branch.length
         if length + len(ids) > self.context:
             raise RequestError(
-                f"The input ({length + len(ids)} tokens) is longer than the model's context length ({self.context} tokens).",
+                f"The input ({length + len(ids)} tokens) is longer than the model's context length "
+                f"({self.context} tokens).",
                 param="text",
             )
         if branch.row >= 0:
@@ -227,7 +230,7 @@ class Graph:
 
     def _start_gen(self, branch: Branch, node: GenNode) -> None:
         params = SamplingParams.from_dict(node.params)
-        self._extend_ids(branch, self._encode(branch, ()))
+        self._extend_ids(branch, self.encode(branch, ()))
         length = branch.length
         if length == 0:
             raise RequestError(
@@ -280,8 +283,8 @@ class Graph:
             )
         if length > self.memory.slots.total:
             raise RequestError(
-                f"Input length ({length} tokens) exceeds the maximum allowed length ({self.memory.slots.total} tokens). "
-                "Start the engine with a larger max_total_tokens.",
+                f"Input length ({length} tokens) exceeds the maximum allowed length "
+                f"({self.memory.slots.total} tokens). Start the engine with a larger max_total_tokens.",
                 param="text",
             )
         if asked is None:
@@ -289,7 +292,8 @@ class Graph:
         if explicit and asked and length + asked > self.context:
             raise RequestError(
                 f"Requested token count exceeds the model's maximum context length of {self.context} tokens. "
-                f"You requested a total of {length + asked} tokens: {length} from the input and {asked} for the completion.",
+                f"You requested a total of {length + asked} tokens: {length} from the input and {asked} for the "
+                "completion.",
                 param="max_new_tokens",
             )
         return min(length + asked, room)
@@ -331,103 +335,7 @@ class Graph:
         if remainder:
             branch.tail = ((remainder, False),)
         branch.emit(work.node, "done", **result)
-        self._mark(branch, work.node + 1)
-        self.advance(branch)
-
-    # -- select ----------------------------------------------------------------------------------------------------
-
-    def _start_select(self, branch: Branch, node: SelectNode) -> None:
-        method_named(node.method)
-        if node.temperature != 0.0:
-            raise RequestError(
-                f"select with temperature {node.temperature!r} is not supported by this version; use 0.0",
-                param="temperature",
-            )
-        if not node.choices or "" in node.choices:
-            raise RequestError(
-                f"select needs at least one choice and no empty one, got {node.choices!r}", param="choices"
-            )
-        if len(set(node.choices)) != len(node.choices):
-            raise RequestError(f"select choices must differ, got {node.choices!r}", param="choices")
-        if branch.row >= 0:
-            self.memory.release(branch)
-        base = branch.ids()
-        tail = self._encode(branch, ())
-        spelled = [self._encode(branch, ((choice, False),)) for choice in node.choices]
-        score_from = max(len(base) + min(_common(tail, ids) for ids in spelled), 1)
-        longest = max(len(base) + len(ids) for ids in spelled)
-        if longest > min(self.context, self.memory.slots.total):
-            raise RequestError(
-                f"The input with its longest choice ({longest} tokens) is longer than the model's context length "
-                f"({self.context} tokens) or the KV pool ({self.memory.slots.total} tokens).",
-                param="choices",
-            )
-        rows = [self._scored(branch, k, np.array([*base, *ids], np.int32), score_from) for k, ids in enumerate(spelled)]
-        if needs_unconditional(node.method):
-            bos = [self.tokenizer.bos_id] if self.tokenizer.bos_id is not None else []
-            for ids in spelled:
-                alone = np.array([*bos, *ids[score_from - len(base) :]], np.int32)
-                rows.append(self._scored(branch, len(rows), alone, 1))
-        branch.scoring = Scoring(branch.cursor, node, rows, len(base) + len(tail), len(rows))
-        branch.state = State.SCORING
-        for row in rows:
-            if len(row.ids()) > 1:
-                self.memory.queue(row)
-            else:  # a single token without context has no probability
-                self._choice_scored(branch, row)
-
-    def _scored(self, parent: Branch, k: int, ids: np.ndarray, score_from: int) -> Branch:
-        with self._lock:
-            self._serial += 1
-            scored = Branch(parent.program, f"{parent.id}#{parent.cursor}.{k}", parent, 0, self._serial)
-        scored.started = True
-        scored.set_ids(ids)
-        scored.work = Work(
-            node=parent.cursor, params=None, prompt_len=len(ids), limit=len(ids), score_from=score_from,
-            match_limit=score_from - 1,
-        )  # fmt: skip
-        scored.on_done = lambda done: self._choice_scored(parent, done)
-        return scored
-
-    def _choice_scored(self, branch: Branch, scored: Branch) -> None:
-        scoring = branch.scoring
-        assert scoring is not None
-        self.memory.forget(scored)
-        scored.state = State.DONE
-        scoring.remaining -= 1
-        if scoring.remaining:
-            return
-        op, n = scoring.op, len(scoring.op.choices)
-        lists = [_scores(b) for b in scoring.branches]
-        decision = decide(op.method, op.choices, lists[:n], lists[n:] or None)
-        winner = scoring.branches[decision.index]
-        works = [b.work for b in scoring.branches if b.work is not None]
-        ids = winner.ids().copy()
-        meta = {
-            "choice": decision.index,
-            "scores": list(decision.scores),
-            "normalized_prompt_logprobs": [sum(x) / len(x) if x else 0.0 for x in lists[:n]],
-            "input_token_logprobs": [
-                [[p, t, None] for p, t in zip(x, b.ids()[len(b.ids()) - len(x) :].tolist(), strict=True)]
-                for x, b in zip(lists[:n], scoring.branches[:n], strict=True)
-            ],
-            **decision.details,
-            "prompt_tokens": scoring.n_context,
-            "completion_tokens": max(len(ids) - scoring.n_context, 0),
-            "cached_tokens": max((w.cached for w in works[:n]), default=0) if works else 0,
-            "computed_tokens": sum(w.computed for w in works),
-            "forced_tokens": 0,
-            "finish_reason": {"type": "stop", "matched": None},
-            "e2e_latency": time.perf_counter() - scoring.t_start,
-            "num_retractions": sum(w.retractions for w in works),
-        }
-        branch.scoring = None
-        branch.state = State.IDLE
-        branch.set_ids(ids)
-        branch.tail = ()
-        start = int(min(scoring.n_context, len(ids)))
-        branch.emit(scoring.node, "done", text=op.choices[decision.index], ids=ids[start:].tolist(), meta=meta)
-        self._mark(branch, scoring.node + 1)
+        self.mark(branch, work.node + 1)
         self.advance(branch)
 
     # -- ends ------------------------------------------------------------------------------------------------------
@@ -448,8 +356,11 @@ class Graph:
             if program.ended and program.unsettled == 0:
                 self.programs.pop(program.id, None)
 
-    def fail(self, branch: Branch, error: BaseException) -> None:
-        """End a branch and everything forked after the failed node. Every open gen and select gets the error, once."""
+    def fail(self, branch: Branch, error: BaseException, blame: bool = True) -> None:
+        """End a branch and everything forked after the failed node. Every open gen and select gets the error, once.
+
+        With `blame` the next node is the one that failed: it gets the error too if it is a literal.
+        """
         event = error_dict(error)
         if branch.on_done is not None and branch.parent is not None:  # a scored choice: its select fails
             branch = branch.parent
@@ -465,7 +376,7 @@ class Graph:
         self.memory.forget(branch)
         branch.work = None
         branch.state, branch.error = State.DONE, event
-        if literal:
+        if literal and blame:
             branch.emit(failed_at, "error", error=event)
         self._report(branch, event)
         self.advance(branch, *(c for c in branch.children if not c.started))
@@ -477,7 +388,7 @@ class Graph:
             branch.emit(node, "error", error=event)
 
     def cancel(self, program_id: str, branch_ids: list[str] | None = None, reason: str = "cancelled") -> bool:
-        """Cancel branches and everything forked from them (the whole program if None). False if there is no such program."""
+        """Cancel branches and all that was forked from them (None: the whole program). False if it is unknown."""
         with self._lock:
             program = self.programs.get(program_id)
             if program is None:
@@ -494,7 +405,9 @@ class Graph:
                 branch.ended = True
                 if branch.state is not State.DONE:
                     branch.started = True
-                    self.fail(branch, CancelledError(f"program {program_id!r} branch {branch.id!r}: {reason}"))
+                    self.fail(
+                        branch, CancelledError(f"program {program_id!r} branch {branch.id!r}: {reason}"), blame=False
+                    )
         return True
 
     def fail_all(self, cause: BaseException) -> None:
@@ -528,23 +441,3 @@ def error_dict(error: BaseException) -> dict[str, Any]:
         "param": getattr(error, "param", None),
         "status": getattr(error, "status", None) or (400 if isinstance(error, ValueError) else 500),
     }
-
-
-def _common(a: list[int], b: list[int]) -> int:
-    n = 0
-    for x, y in zip(a, b, strict=False):
-        if x != y:
-            break
-        n += 1
-    return n
-
-
-def _scores(branch: Branch) -> list[float]:
-    """Log-probabilities of a scored branch's tokens, in order."""
-    assert branch.work is not None
-    found: dict[int, float] = {}
-    said: RowLogprobs
-    for _, said in branch.work.records:
-        for k, value in enumerate(said.input):
-            found[said.input_start + k] = value
-    return [found[p] for p in sorted(found)]

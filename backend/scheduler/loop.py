@@ -56,7 +56,7 @@ class Scheduler:
         self._next_expire = time.monotonic() + EXPIRE_EVERY
 
     def submit(self, delta: GraphDelta, sink: Sink) -> Callable[[], None]:
-        """Check and record a delta (any thread; raises RequestError). Returns what to call in the scheduler's thread."""
+        """Check and record a delta (any thread; RequestError). Returns what to call in the scheduler's thread."""
         branches = self.graph.register(delta, sink)
         return lambda: self.graph.advance(*branches)
 

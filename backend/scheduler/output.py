@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """Takes a `StepOutput` apart. Plain rows cost no Python: only rows that end or are `special` are looked at one by one."""
+    """Takes a `StepOutput` apart. Plain rows cost no Python: only rows that end or are `special` are seen singly."""
 
     def __init__(
         self, memory: Memory, graph: Graph, eos_ids: frozenset[int], vocab_size: int, jump_forward: bool
@@ -74,7 +74,8 @@ class Output:
         work = branch.work
         assert work is not None
         reason = self._accept(branch, work, token)
-        if reason is None and work.matcher is not None and self.jump_forward:
+        # a forced token at the very end would never be run, so its log-probability would stay unknown
+        if reason is None and work.matcher is not None and self.jump_forward and work.logprobs is None:
             reason = self._jump(branch, work)
         if reason is not None:
             self.finish(branch, reason)

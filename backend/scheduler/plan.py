@@ -16,7 +16,7 @@ MIN_SHARED = 32  # a shorter common prefix is not worth a group
 
 
 class Planner:
-    """Builds plans. A steady decode batch reuses what does not change between steps (order, sampling arrays, groups)."""
+    """Builds plans. A steady decode batch reuses what does not change (order, sampling arrays, groups)."""
 
     def __init__(self, memory: Memory, chunk: int, vocab_size: int, eos_ids: frozenset[int]) -> None:
         self.memory, self.chunk = memory, chunk

@@ -1,4 +1,4 @@
-"""The request tables: one row for each running branch, all per-row state in numpy so that a step costs no Python per row."""
+"""The request tables: one row for each running branch, all in numpy, so that a step costs no Python per row."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Rows:
     """Length algebra, for each row: tree_len <= computed <= length <= limit.
 
     ids[row, :length] are the branch's tokens, slots[row, :computed] the KV slots of those already run through the
-    model. slots[row, :tree_len] belong to the prefix cache (pinned by the branch's handle), slots[row, tree_len:computed]
-    to the row. length - computed tokens are pending; a branch that waits only for its next decoded token has one.
+    model. slots[row, :tree_len] belong to the prefix cache (pinned by the branch's handle), the rest of them to the
+    row. length - computed tokens are pending; a branch that waits only for its next decoded token has one.
     """
 
     def __init__(self, max_rows: int, context: int, vocab_size: int) -> None:

@@ -26,7 +26,8 @@ class TokenizerLike(Protocol):
 
 
 class TextTools(Protocol):
-    tokenizer: TokenizerLike
+    @property
+    def tokenizer(self) -> TokenizerLike: ...
 
     def markers(self, role: str, previous: tuple[str, ...]) -> tuple[str, str]:
         """Text before and after a message of this role, as special-token text. RequestError for an unknown role."""

@@ -67,7 +67,9 @@ def test_a_generation_equals_plain_decoding():
 
 
 def test_text_gen_text_gen_runs_without_the_client():
-    first, second = run(make(eos_every=10**9), one(text("ab"), gen(max_new_tokens=3), text("cd"), gen(max_new_tokens=4)))
+    first, second = run(
+        make(eos_every=10**9), one(text("ab"), gen(max_new_tokens=3), text("cd"), gen(max_new_tokens=4))
+    )
     a = expected(ids_of("ab"), 3, 10**9)
     assert first["ids"] == a
     assert second["ids"] == expected([*ids_of("ab"), *a, *map(ord, "cd")], 4, 10**9)
@@ -246,7 +248,9 @@ def random_delta(rng: random.Random, name: str) -> dict[str, Any]:
         for _ in range(rng.randint(1, 4)):
             kind = rng.random()
             if kind < 0.4:
-                out.append(text(rng.choice(["shared prefix ", "shared other ", "x", "hello there "]) * rng.randint(1, 4)))
+                out.append(
+                    text(rng.choice(["shared prefix ", "shared other ", "x", "hello there "]) * rng.randint(1, 4))
+                )
             elif kind < 0.85:
                 params: dict[str, Any] = {"max_new_tokens": rng.randint(0, 12)}
                 if rng.random() < 0.3:
@@ -315,7 +319,9 @@ def test_no_option_changes_any_token(seed: int):
         return results
 
     truth = play(False, radix=False, chunk=1000)
-    assert len(truth) == sum(1 for d in deltas for b in d["branches"] for n in b["nodes"] if n["kind"] in ("gen", "select"))
+    assert len(truth) == sum(
+        1 for d in deltas for b in d["branches"] for n in b["nodes"] if n["kind"] in ("gen", "select")
+    )
     assert play(False) == truth
     assert play(True) == truth
     assert play(True, chunk=7, policy="fcfs") == truth

@@ -1,7 +1,7 @@
 """The smallest world that a scheduler can live in: a character tokenizer, and a model that is a hash of its KV pool.
 
 The fake runner keeps, for each slot, a digest of the token and of everything before it. It reads the digest of the
-previous position through the slot table, exactly as attention would, so a wrong, stale or shared slot changes the tokens.
+previous position through the slot table, exactly as attention would, so a wrong or stale slot changes the tokens.
 """
 
 from __future__ import annotations
