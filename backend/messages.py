@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from stemma.lang.errors import RequestError
+from stemma.lang.errors import CancelledError, EndpointError, RequestError
 
 
 class LogprobOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -80,3 +80,13 @@ def parse_delta(given: GraphDelta | Mapping[str, Any] | bytes) -> GraphDelta:
         return msgspec.convert(given, GraphDelta)
     except msgspec.DecodeError as error:  # ValidationError is one
         raise RequestError(f"malformed program graph: {error}") from None
+
+
+_KINDS = (RequestError, CancelledError, EndpointError)
+
+
+def error_object(error: BaseException) -> dict[str, Any]:
+    """The `error` of an event: {type, message, param, status}. A stranger becomes an EndpointError of status 500."""
+    status = 499 if isinstance(error, CancelledError) else getattr(error, "status", None) or 500
+    kind = type(error).__name__ if isinstance(error, _KINDS) else "EndpointError"
+    return {"type": kind, "message": str(error), "param": getattr(error, "param", None), "status": status}

@@ -151,9 +151,12 @@ def _ids(name: str, value: Any) -> tuple[int, ...]:
 def _bias(value: Any) -> tuple[tuple[int, float], ...]:
     if value is None or value == ():
         return ()
-    items = list(value.items()) if isinstance(value, Mapping) else list(value)
+    if isinstance(value, Mapping):
+        value = tuple(value.items())
+    if not isinstance(value, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in value):
+        raise RequestError(f"logit_bias must map token ids to numbers, got {value!r}", param="logit_bias")
     out = []
-    for key, bias in items:
+    for key, bias in value:
         try:
             token = int(key)
         except (TypeError, ValueError):

@@ -24,6 +24,7 @@ from stemma.backend.messages import (
     RoleEndNode,
     SelectNode,
     TextNode,
+    error_object,
 )
 from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.branch import Branch, Mark, Program, Sink, State, Work
@@ -271,6 +272,8 @@ class Graph:
         constraint = Constraint.from_dict(node.constraint)
         branch.state = State.COMPILING
         self.compile(constraint, lambda made: self.compiled(branch, work, made))
+        if branch.state is State.COMPILING and branch.row >= 0:
+            self.memory.release(branch)  # others may use the row while this branch waits for its grammar
 
     def _limit(self, length: int, params: SamplingParams, explicit: bool) -> int:
         """The longest sequence that this generation may reach. Raises RequestError when it cannot even begin."""
@@ -361,7 +364,7 @@ class Graph:
 
         With `blame` the next node is the one that failed: it gets the error too if it is a literal.
         """
-        event = error_dict(error)
+        event = error_object(error)
         if branch.on_done is not None and branch.parent is not None:  # a scored choice: its select fails
             branch = branch.parent
         failed_at = branch.cursor
@@ -415,7 +418,7 @@ class Graph:
         with self._lock:
             programs = list(self.programs.values())
             self.programs.clear()
-        event = error_dict(EngineDeadError(f"the engine stopped: {type(cause).__name__}: {cause}"))
+        event = error_object(EngineDeadError(f"the engine stopped: {type(cause).__name__}: {cause}"))
         for program in programs:
             for branch in program.branches.values():
                 branch.state, branch.error = State.DONE, event
@@ -431,13 +434,3 @@ class Graph:
                 self.memory.drop_lease(branch)
             if idle > self.lease * PROGRAM_TTL:
                 self.cancel(program.id, reason="no delta came for too long")
-
-
-def error_dict(error: BaseException) -> dict[str, Any]:
-    """An exception as it crosses the wire."""
-    return {
-        "type": type(error).__name__,
-        "message": str(error),
-        "param": getattr(error, "param", None),
-        "status": getattr(error, "status", None) or (400 if isinstance(error, ValueError) else 500),
-    }

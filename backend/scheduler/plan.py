@@ -70,7 +70,7 @@ class Planner:
             if not memory.changed and self._decode_only and len(self._rows) == len(running):
                 pending = rows.length[self._rows] - rows.computed[self._rows]
                 if (pending == 1).all() and memory.ensure(len(running)):
-                    return running
+                    return list(running)  # a copy: admission will append to the running list
             index = np.fromiter((b.row for b in running), np.int64, len(running))
             pending = rows.length[index] - rows.computed[index]
             decodes = [b for b, p in zip(running, pending.tolist(), strict=True) if p == 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,18 @@ class World:
         self.tokenizer = Tokenizer.load(path)
         self.text = ModelText(self.tokenizer, ChatTemplate.load(path, self.tokenizer))
         self.grammars = GrammarCache(self.tokenizer.vocabulary(self.runner.vocab_size))
-        self.all_slots = self.runner.num_slots
+        self.late = False  # grammars become ready some steps after they were asked for, as from a compiler thread
+        self.compiling: list[Callable[[], None]] = []
 
     def _compile(self, constraint, done) -> None:
         try:
-            done(self.grammars.get(constraint))
+            made = self.grammars.get(constraint)
         except Exception as error:
-            done(error)
+            made = error
+        if self.late:
+            self.compiling.append(lambda: done(made))
+        else:
+            done(made)
 
     def scheduler(self, slots: int = SLOTS, **options: Any) -> Scheduler:
         for pool in (self.runner.pool.keys, self.runner.pool.values):
@@ -57,10 +63,13 @@ class World:
         together: bool = True,
         retract_every: int = 0,
         abort: str | None = None,
+        late: bool = False,
+        stagger: int = 0,
         **options: Any,
     ) -> dict[tuple[str, str, int], Delta]:
         """Run the programs; returns the final event of every gen and select."""
         scheduler = self.scheduler(**options)
+        self.late = late
         answers: dict[tuple[str, str, int], Delta] = {}
         steps = 0
 
@@ -75,8 +84,10 @@ class World:
 
         def drain() -> None:
             nonlocal steps
-            while scheduler.step():
+            while scheduler.step() or self.compiling:
                 steps += 1
+                if self.compiling and steps % 3 == 0:
+                    self.compiling.pop(0)()
                 assert steps < 20_000, "it never ends"
                 # without a cache and with small chunks, endless retraction would be endless recomputation
                 if retract_every and steps % retract_every == 0 and steps < 120 and scheduler.memory.running:
@@ -86,6 +97,8 @@ class World:
 
         for delta in deltas:
             scheduler.submit(parse_delta(delta), sink(delta["program"]))()
+            for _ in range(stagger):
+                scheduler.step()
             if not together:
                 drain()
         drain()
@@ -110,6 +123,8 @@ def options_of(rng: random.Random) -> dict[str, Any]:
         "jump_forward": rng.random() < 0.5,
         "policy": rng.choice(["lpm", "fcfs"]),
         "max_rows": rng.choice([1, 3, 256]),
+        "late": rng.random() < 0.5,
+        "stagger": rng.choice([0, 0, 2, 5, 9]),
     }
     if rng.random() < 0.3:
         options |= {"slots": CONTEXT + rng.randint(0, 100), "conservativeness": 0.0}

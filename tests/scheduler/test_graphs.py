@@ -300,12 +300,14 @@ def test_no_option_changes_any_token(seed: int):
     rng = random.Random(seed)
     deltas = [random_delta(rng, f"p{i}") for i in range(rng.randint(1, 6))]
 
-    def play(together: bool, **options: Any) -> dict[Any, Any]:
+    def play(together: bool, stagger: int = 0, **options: Any) -> dict[Any, Any]:
         scheduler = make(context=400, seed=1, **options)
         results: dict[Any, Any] = {}
         sinks: dict[str, list[dict[str, Any]]] = {d["program"]: [] for d in deltas}
         for delta in deltas:
             scheduler.submit(parse_delta(delta), sinks[delta["program"]].append)()
+            for _ in range(stagger):
+                scheduler.step()
             while not together and scheduler.step():
                 pass
         for _ in range(100_000):
@@ -324,7 +326,8 @@ def test_no_option_changes_any_token(seed: int):
     )
     assert play(False) == truth
     assert play(True) == truth
-    assert play(True, chunk=7, policy="fcfs") == truth
+    assert play(True, stagger=7) == truth
+    assert play(True, stagger=3, chunk=7, policy="fcfs") == truth
     assert play(True, chunk=1) == truth
     assert play(True, max_rows=2) == truth
     assert play(True, num_slots=420, conservativeness=0.0) == truth

@@ -59,6 +59,7 @@ class FakeRunner:
 
     def run(self, plan: Plan) -> StepOutput:
         self.steps.append(len(plan.ids))
+        assert len(set(plan.rows.tolist())) == len(plan.rows), "a row is planned twice"
         out = np.full(len(plan.rows), -1, np.int32)
         wants = {w.index: w for w in plan.logprobs}
         said: dict[int, RowLogprobs] = {}
