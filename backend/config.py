@@ -19,18 +19,25 @@ def _opt(default: Any, help: str, choices: tuple[str, ...] | None = None) -> Any
 class EngineConfig:
     """Options of one engine. Rooms receive values from it, never the config itself."""
 
-    model_path: str = _opt("demo", "directory in Hugging Face form (config.json, *.safetensors, tokenizer.json), or 'demo'")
+    model_path: str = _opt(
+        "demo", "directory in Hugging Face form (config.json, *.safetensors, tokenizer.json), or 'demo'"
+    )
     served_model_name: str | None = _opt(None, "name shown by /v1/models; default: the directory's name")
-    load_format: str = _opt("auto", "'auto' reads the weights; 'dummy' makes random ones from config.json", ("auto", "dummy"))
+    load_format: str = _opt(
+        "auto", "'auto' reads the weights; 'dummy' makes random ones from config.json", ("auto", "dummy")
+    )
     dtype: str = _opt("auto", "'auto': float32 on CPU, the model's own on GPU", ("auto", "float32", "bfloat16"))
     device: str = _opt("auto", "where the model runs", ("auto", "cpu", "cuda"))
     context_length: int | None = _opt(None, "longest sequence in tokens; default: the model's")
     max_running_requests: int = _opt(256, "most branches in one step")
     max_total_tokens: int | None = _opt(None, "KV slots; default: what fits in memory, at least one full context")
     chunked_prefill_size: int = _opt(512, "most prompt tokens computed in one step")
-    schedule_policy: str = _opt("lpm", "order of the waiting queue: longest prefix match, or first come", ("lpm", "fcfs"))
+    schedule_policy: str = _opt(
+        "lpm", "order of the waiting queue: longest prefix match, or first come", ("lpm", "fcfs")
+    )
     schedule_conservativeness: float = _opt(
-        0.3, "share of a running branch's remaining max_new_tokens kept free at admission; higher means fewer retractions"
+        0.3,
+        "share of a running branch's remaining max_new_tokens kept free at admission; higher means fewer retractions",
     )
     disable_radix_cache: bool = _opt(False, "compute every prompt in full")
     disable_jump_forward: bool = _opt(False, "sample forced tokens one by one")
@@ -43,7 +50,13 @@ class EngineConfig:
             value, choices = getattr(self, f.name), f.metadata["choices"]
             if choices and value not in choices:
                 raise RequestError(f"{f.name} must be one of {', '.join(choices)}, got {value!r}", param=f.name)
-        for name in ("context_length", "max_running_requests", "max_total_tokens", "chunked_prefill_size", "num_threads"):
+        for name in (
+            "context_length",
+            "max_running_requests",
+            "max_total_tokens",
+            "chunked_prefill_size",
+            "num_threads",
+        ):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise RequestError(f"{name} must be an integer >= 1, got {value!r}", param=name)

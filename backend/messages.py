@@ -51,6 +51,10 @@ class SelectNode(msgspec.Struct, tag_field="kind", tag="select", forbid_unknown_
 
 Node = TextNode | IdsNode | RoleBeginNode | RoleEndNode | GenNode | SelectNode
 
+ANSWERED = (GenNode, SelectNode, RoleBeginNode, RoleEndNode)
+"""Nodes that end with exactly one of these events:"""
+ANSWERS = ("done", "text", "error")
+
 
 class BranchDelta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     id: str

@@ -28,8 +28,8 @@ class Match:
 class PrefixCache(Protocol):
     """Who owns a slot: the allocator (free), the cache (inserted), or a row (allocated, not inserted).
 
-    A handle is what `lock` and `insert` return; it pins the path from the root to it: pinned tokens are never evicted. Handles are
-    counted: each lock needs one unlock. Take the new handle before giving the old one back.
+    A handle is what `lock` and `insert` return; it pins the path from the root to it: pinned tokens are never evicted.
+    Handles are counted: each lock needs one unlock. Take the new handle before giving the old one back.
     """
 
     def match(self, ids: Int32, limit: int, namespace: Namespace = ()) -> Match:
@@ -43,8 +43,8 @@ class PrefixCache(Protocol):
     def insert(self, ids: Int32, slots: Int32, namespace: Namespace = (), expect: int | None = None) -> tuple[int, Any]:
         """Hand ids' slots to the cache. Returns (already, handle); the handle is locked once and pins all of ids.
 
-        slots[:already] were cached before: where they differ from the cache's own they stay with the caller, who frees them.
-        slots[already:] belong to the cache from now on. With `expect`, nothing happens and (-1, None) is returned
+        slots[:already] were cached before: where they differ from the cache's own they stay with the caller, who frees
+        them. slots[already:] belong to the cache from now on. With `expect`, nothing happens and (-1, None) is returned
         unless exactly `expect` tokens were cached before.
         """
         ...

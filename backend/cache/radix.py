@@ -19,7 +19,7 @@ _EMPTY = np.empty(0, np.int32)
 
 
 class Node:
-    """ids and slots are equally long. `locks` counts handles at or below this node. Root nodes are empty and never evicted."""
+    """ids and slots are equally long. `locks` counts handles at or below. Root nodes are empty and never evicted."""
 
     __slots__ = ("children", "ids", "locks", "namespace", "parent", "slots", "tick")
 

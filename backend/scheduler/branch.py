@@ -13,7 +13,7 @@ import numpy as np
 from stemma.backend.cache.base import Namespace
 from stemma.backend.core import Int32, RowLogprobs
 from stemma.backend.grammar.base import Matcher
-from stemma.backend.messages import GenNode, LogprobOptions, Node, SelectNode
+from stemma.backend.messages import ANSWERED, LogprobOptions, Node, SelectNode
 from stemma.lang.params import SamplingParams
 
 Event = dict[str, Any]
@@ -161,8 +161,8 @@ class Branch:
         self.sinks[node]({"event": event, "branch": self.id, "node": node, **fields})
 
     def open_nodes(self) -> list[int]:
-        """The gens and selects that have not been answered."""
-        return [k for k in range(self.cursor, len(self.nodes)) if isinstance(self.nodes[k], (GenNode, SelectNode))]
+        """The nodes that expect an answer and have none: gens, selects and role markers."""
+        return [k for k in range(self.cursor, len(self.nodes)) if isinstance(self.nodes[k], ANSWERED)]
 
 
 class Program:

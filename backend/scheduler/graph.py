@@ -16,13 +16,13 @@ import numpy as np
 
 from stemma.backend.grammar.base import Grammar
 from stemma.backend.messages import (
+    ANSWERED,
     BranchDelta,
     GenNode,
     GraphDelta,
     IdsNode,
     RoleBeginNode,
     RoleEndNode,
-    SelectNode,
     TextNode,
     error_object,
 )
@@ -360,7 +360,7 @@ class Graph:
                 self.programs.pop(program.id, None)
 
     def fail(self, branch: Branch, error: BaseException, blame: bool = True) -> None:
-        """End a branch and everything forked after the failed node. Every open gen and select gets the error, once.
+        """End a branch and everything forked after the failed node. Every node without its answer gets the error.
 
         With `blame` the next node is the one that failed: it gets the error too if it is a literal.
         """
@@ -368,7 +368,7 @@ class Graph:
         if branch.on_done is not None and branch.parent is not None:  # a scored choice: its select fails
             branch = branch.parent
         failed_at = branch.cursor
-        literal = failed_at < len(branch.nodes) and not isinstance(branch.nodes[failed_at], (GenNode, SelectNode))
+        literal = failed_at < len(branch.nodes) and not isinstance(branch.nodes[failed_at], ANSWERED)
         if branch.state is State.DONE:
             return
         if branch.scoring is not None:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from stemma.backend.messages import GenNode, GraphDelta, SelectNode, error_object
+from stemma.backend.messages import ANSWERED, ANSWERS, GraphDelta, error_object
 
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
@@ -25,12 +25,12 @@ class EngineLike(Protocol):
 
 
 def open_nodes(delta: GraphDelta) -> set[Address]:
-    """The nodes that will end with `done` or `error`."""
+    """The nodes that will end with `done`, `text` or `error`."""
     return {
         (branch.id, branch.first + i)
         for branch in delta.branches
         for i, node in enumerate(branch.nodes)
-        if isinstance(node, (GenNode, SelectNode))
+        if isinstance(node, ANSWERED)
     }
 
 
@@ -45,7 +45,7 @@ class Submission:
 
     def push(self, event: Event) -> bool:
         """False when the submission is settled."""
-        if event["event"] in ("done", "error"):
+        if event["event"] in ANSWERS:
             self.open.discard((event["branch"], event["node"]))
         self._sink(event)
         return bool(self.open)

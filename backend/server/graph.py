@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from stemma.backend.messages import parse_delta
+from stemma.backend.messages import ANSWERS, parse_delta
 from stemma.backend.server.client import Inbox, open_nodes
 from stemma.backend.server.limits import read_body, read_object
 from stemma.backend.server.native import json_response
@@ -18,7 +18,7 @@ from stemma.lang.errors import RequestError
 
 
 async def graph(request: Request) -> Response:
-    """The response begins when the engine has accepted the delta and ends when its `gen`s and `select`s have settled.
+    """The response begins when the engine has accepted the delta and ends when its nodes have settled.
 
     A client that leaves before that cancels the program.
     """
@@ -42,7 +42,7 @@ async def graph(request: Request) -> Response:
         while unsettled:
             lines = []
             for _, event in await inbox.take():
-                if event["event"] in ("done", "error"):
+                if event["event"] in ANSWERS:
                     unsettled.discard((event["branch"], event["node"]))
                 lines.append(line(event))
             yield b"".join(lines)

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from functools import cached_property
 from typing import Any
 
+from stemma.backend.messages import ANSWERS
 from stemma.backend.requests import Collector, GenerateRequest
 from stemma.backend.server.client import EngineClient, Inbox, open_nodes
 from stemma.backend.server.limits import Flight, Limits
@@ -47,7 +48,7 @@ class Run:
         while not self.collector.done and self.collector.error is None:
             changed: set[int] = set()
             for item, event in await self._inbox.take():
-                if event["event"] in ("done", "error"):
+                if event["event"] in ANSWERS:
                     self._open[item].discard((event["branch"], event["node"]))
                 index = self.collector.feed(item, event)
                 if index is not None:
