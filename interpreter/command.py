@@ -34,9 +34,9 @@ def main(argv: list[str] | None = None) -> int:
 
         set_default_backend(RuntimeEndpoint(args.url, api_key=args.api_key))
     elif args.model:
-        from stemma.backend.engine import Engine  # the one place besides endpoints/local.py: chosen by the user
+        from stemma.interpreter.endpoints.local import LocalEndpoint
 
-        set_default_backend(Engine(args.model))
+        set_default_backend(LocalEndpoint(model=args.model))
     sys.argv = [str(args.file), *args.args]
     sys.path.insert(0, str(args.file.resolve().parent))
     runpy.run_path(str(args.file), run_name="__main__")

@@ -1,1 +1,1 @@
-"""The words of the language: frozen nodes, argument checks, types and constraints. Runs nothing, imports only the standard library."""
+"""The words of the language: frozen nodes, argument checks, types and constraints. Runs nothing; stdlib only."""

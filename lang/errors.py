@@ -1,12 +1,12 @@
 """The exceptions that users meet.
 
-    StemmaError
-    ├── RequestError (also ValueError)      a request or argument is wrong; HTTP 400; names the field and the value
-    │   └── ConstraintError                 a regex, schema or grammar cannot be compiled or is not supported
-    ├── EndpointError                       the thing a program runs on failed: connection, HTTP status, engine death
-    │   └── EngineDeadError                 the engine process or thread stopped; carries the cause
-    ├── CancelledError                      a program, branch or request was cancelled
-    └── ProgramError                        what a reader of a program sees: the user's line, the node, the cause
+StemmaError
+├── RequestError (also ValueError)      a request or argument is wrong; HTTP 400; names the field and the value
+│   └── ConstraintError                 a regex, schema or grammar cannot be compiled or is not supported
+├── EndpointError                       the thing a program runs on failed: connection, HTTP status, engine death
+│   └── EngineDeadError                 the engine process or thread stopped; carries the cause
+├── CancelledError                      a program, branch or request was cancelled
+└── ProgramError                        what a reader of a program sees: the user's line, the node, the cause
 """
 
 from __future__ import annotations

@@ -37,7 +37,13 @@ _NAMES = {
     "RequestError": "lang.errors",
     "ConstraintError": "lang.errors",
     "EndpointError": "lang.errors",
+    "CancelledError": "lang.errors",
+    "EngineDeadError": "lang.errors",
+    "Program": "interpreter.program",
+    "get_default_backend": "interpreter.program",
     "ProgramState": "interpreter.state",
+    "ProgramStateGroup": "interpreter.group",
+    "Endpoint": "interpreter.endpoints.base",
     "RuntimeEndpoint": "interpreter.endpoints.runtime",
     "ScriptedEndpoint": "interpreter.endpoints.scripted",
     "Engine": "backend.engine",
@@ -70,9 +76,13 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from stemma.backend.engine import Engine as Engine
+    from stemma.interpreter.endpoints.base import Endpoint as Endpoint
     from stemma.interpreter.endpoints.runtime import RuntimeEndpoint as RuntimeEndpoint
     from stemma.interpreter.endpoints.scripted import ScriptedEndpoint as ScriptedEndpoint
+    from stemma.interpreter.group import ProgramStateGroup as ProgramStateGroup
+    from stemma.interpreter.program import Program as Program
     from stemma.interpreter.program import function as function
+    from stemma.interpreter.program import get_default_backend as get_default_backend
     from stemma.interpreter.program import set_default_backend as set_default_backend
     from stemma.interpreter.state import ProgramState as ProgramState
     from stemma.lang.api import assistant as assistant
@@ -91,8 +101,10 @@ if TYPE_CHECKING:
     from stemma.lang.choices import greedy_token_selection as greedy_token_selection
     from stemma.lang.choices import token_length_normalized as token_length_normalized
     from stemma.lang.choices import unconditional_likelihood_normalized as unconditional_likelihood_normalized
+    from stemma.lang.errors import CancelledError as CancelledError
     from stemma.lang.errors import ConstraintError as ConstraintError
     from stemma.lang.errors import EndpointError as EndpointError
+    from stemma.lang.errors import EngineDeadError as EngineDeadError
     from stemma.lang.errors import ProgramError as ProgramError
     from stemma.lang.errors import RequestError as RequestError
     from stemma.lang.errors import StemmaError as StemmaError

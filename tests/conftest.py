@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,3 +32,26 @@ def engine(tiny_model: Path) -> Iterator[Engine]:
     with Engine(tiny_model, load_format="dummy", max_total_tokens=4000, num_threads=1) as made:
         yield made
         made.check()
+
+
+@pytest.fixture(scope="session")
+def server(tiny_model: Path) -> Iterator[str]:
+    """The URL of a real server on the tiny model: front process, engine process, HTTP."""
+    command = [
+        sys.executable, "-m", "stemma", "serve", "--model-path", str(tiny_model), "--load-format", "dummy",
+        "--port", "0", "--max-total-tokens", "4000", "--num-threads", "1", "--chunked-prefill-size", "16",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = ""
+            for line in process.stdout:
+                if found := re.search(r"ready on (http://\S+)", line):
+                    url = found.group(1)
+                    break
+            assert url, "the server did not start"
+            threading.Thread(target=process.stdout.read, daemon=True).start()
+            yield url
+        finally:
+            process.terminate()
+            assert process.wait(30) in (0, -15)

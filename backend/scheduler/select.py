@@ -78,7 +78,8 @@ def _choice_scored(graph: Graph, branch: Branch, scored: Branch) -> None:
         return
     op, n = scoring.op, len(scoring.op.choices)
     lists = [_scores(b) for b in scoring.branches]
-    decision = decide(op.method, op.choices, lists[:n], lists[n:] or None)
+    spelled = [b.ids()[len(b.ids()) - len(x) :].tolist() for x, b in zip(lists[:n], scoring.branches[:n], strict=True)]
+    decision = decide(op.method, op.choices, lists[:n], lists[n:] or None, ids=spelled)
     winner = scoring.branches[decision.index]
     works = [b.work for b in scoring.branches if b.work is not None]
     ids = winner.ids().copy()
@@ -87,8 +88,7 @@ def _choice_scored(graph: Graph, branch: Branch, scored: Branch) -> None:
         "scores": list(decision.scores),
         "normalized_prompt_logprobs": [sum(x) / len(x) if x else 0.0 for x in lists[:n]],
         "input_token_logprobs": [
-            [[p, t, None] for p, t in zip(x, b.ids()[len(b.ids()) - len(x) :].tolist(), strict=True)]
-            for x, b in zip(lists[:n], scoring.branches[:n], strict=True)
+            [[p, t, None] for p, t in zip(x, tokens, strict=True)] for x, tokens in zip(lists[:n], spelled, strict=True)
         ],
         **decision.details,
         "prompt_tokens": scoring.n_context,

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,28 +13,6 @@ from stemma.backend.engine import Engine
 from tests.differential.cases import Delta, answerable, logprobs_of, mix, result_of
 
 CASES = 40
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Path) -> Iterator[str]:
-    command = [
-        sys.executable, "-m", "stemma", "serve", "--model-path", str(tiny_model), "--load-format", "dummy",
-        "--port", "0", "--max-total-tokens", "4000", "--num-threads", "1", "--chunked-prefill-size", "16",
-    ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            assert process.stdout is not None
-            url = ""
-            for line in process.stdout:
-                if found := re.search(r"ready on (http://\S+)", line):
-                    url = found.group(1)
-                    break
-            assert url, "the server did not start"
-            threading.Thread(target=process.stdout.read, daemon=True).start()
-            yield url
-        finally:
-            process.terminate()
-            assert process.wait(30) in (0, -15)
 
 
 def local(engine: Engine, delta: Delta) -> dict[Any, Delta]:

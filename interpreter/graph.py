@@ -1,0 +1,235 @@
+"""The program graph: what a running program has said so far, and what became of it.
+
+A program is a tree of branches, a branch an append-only list of nodes. This file only records; `runtime.py` moves the
+record to an endpoint and back. Nothing here locks: the runtime calls it under its own lock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+ROOT = "r"
+FILLED = ("gen", "select")  # kinds that end with a `done` event
+ROLES = ("role_begin", "role_end")  # kinds that the endpoint lowers to text
+
+Wire = dict[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class GraphNode:
+    """One node: where it stands, what the endpoint is told, and what the endpoint answered.
+
+    `text`, `ids` and `meta` are set once, when the node settles; literals are settled from the start. `pieces` is the
+    text streamed so far. `failure` is the runtime's account of why it has no value.
+    """
+
+    branch: GraphBranch = field(repr=False)
+    index: int
+    wire: Wire
+    where: str = ""
+    name: str | None = None
+    text: str | None = None
+    ids: list[int] | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    failure: Any = field(default=None, repr=False)
+    pieces: list[str] = field(default_factory=list, repr=False)
+
+    @property
+    def kind(self) -> str:
+        return self.wire["kind"]
+
+    @property
+    def settled(self) -> bool:
+        return self.text is not None or self.failure is not None
+
+    def describe(self) -> str:
+        """As errors name it: `gen 'answer' at app.py:42, fork 3/6`."""
+        name = f" {self.name!r}" if self.name else ""
+        fork = f", {self.branch.label}" if self.branch.label else ""
+        return f"{self.kind}{name} at {self.where or 'an unknown line'}{fork}"
+
+    def to_dict(self) -> Wire:
+        out: Wire = {"node": self.wire, "where": self.where}
+        for key, value in (("name", self.name), ("text", self.text), ("ids", self.ids), ("meta", self.meta)):
+            if value:
+                out[key] = value
+        if self.text == "":
+            out["text"] = ""
+        if self.failure is not None:
+            out["error"] = str(self.failure)
+        return out
+
+
+@dataclass(slots=True, eq=False)
+class GraphBranch:
+    """One branch: its parent's first `at` nodes, then its own. `sent` nodes of it are known to the endpoint."""
+
+    id: str
+    parent: GraphBranch | None = None
+    at: int = 0
+    label: str = ""
+    nodes: list[GraphNode] = field(default_factory=list, repr=False)
+    children: list[GraphBranch] = field(default_factory=list, repr=False)
+    known: bool = False
+    sent: int = 0
+    ended: bool = False
+    end_sent: bool = False
+    failure: Any = field(default=None, repr=False)
+
+    def lineage(self) -> list[GraphNode]:
+        """Every node of the branch in order: the inherited ones first."""
+        parts, branch, count = [self.nodes], self.parent, self.at
+        while branch is not None:
+            parts.append(branch.nodes[:count])
+            branch, count = branch.parent, branch.at
+        return [node for part in reversed(parts) for node in part]
+
+    def last_role(self) -> GraphNode | None:
+        """The last role node of the lineage, if there is one."""
+        branch, count = self, len(self.nodes)
+        while branch is not None:
+            for node in reversed(branch.nodes[:count]):
+                if node.kind in ROLES:
+                    return node
+            branch, count = branch.parent, branch.at
+        return None
+
+    def subtree(self) -> list[GraphBranch]:
+        """The branch and all its descendants, parents first."""
+        found: list[GraphBranch] = [self]
+        for branch in found:
+            found += branch.children
+        return found
+
+    def _pending(self) -> bool:
+        """Whether there is something to send of it. A branch that never said anything needs no goodbye."""
+        if self.failure is not None:
+            return False
+        return len(self.nodes) > self.sent or (self.known and self.ended and not self.end_sent)
+
+
+class ProgramGraph:
+    """The branches and nodes of one program, and how much of them has been sent."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+        self.root = GraphBranch(ROOT)
+        self.branches: dict[str, GraphBranch] = {ROOT: self.root}
+        self.end = False
+        self.end_sent = False
+
+    def append(
+        self, branch: GraphBranch, wire: Wire, *, where: str = "", name: str | None = None, text: str | None = None
+    ) -> GraphNode:
+        """Add a node at the end of a branch. `text` is given for literals, which need no answer."""
+        node = GraphNode(branch, len(branch.nodes), wire, where, name, text)
+        branch.nodes.append(node)
+        return node
+
+    def fork(self, parent: GraphBranch, count: int) -> list[GraphBranch]:
+        """Add `count` children of a branch at its present end."""
+        taken = len(parent.children)
+        prefix = f"{parent.label}, " if parent.label else ""
+        children = [
+            GraphBranch(f"{parent.id}.{taken + i}", parent, len(parent.nodes), f"{prefix}fork {i}/{count}")
+            for i in range(count)
+        ]
+        parent.children += children
+        self.branches.update((child.id, child) for child in children)
+        return children
+
+    def node(self, branch: str, index: int) -> GraphNode | None:
+        """The node at that address, if there is one."""
+        found = self.branches.get(branch)
+        return found.nodes[index] if found is not None and 0 <= index < len(found.nodes) else None
+
+    def take_delta(self, *, names: bool = False) -> Wire | None:
+        """Everything not sent yet as one delta, marked as sent; None when there is nothing to say.
+
+        With `names`, each node also carries the user's `name` and `where`, for endpoints that ask for them.
+        """
+        wanted = self._branches_to_send()
+        started = any(branch.known for branch in self.branches.values())
+        closing = self.end and not self.end_sent and (bool(wanted) or started)
+        if not wanted and not closing:
+            return None
+        delta: Wire = {"program": self.program, "branches": [self._take(b, names) for b in wanted], "end": closing}
+        self.end_sent = self.end_sent or closing
+        return delta
+
+    def _branches_to_send(self) -> list[GraphBranch]:
+        """Branches with something to say, and the unknown ancestors that they hang from; parents first."""
+        wanted: set[str] = set()
+        for branch in self.branches.values():
+            if branch._pending():
+                wanted.add(branch.id)
+                above = branch.parent
+                while above is not None and not above.known and above.id not in wanted:
+                    wanted.add(above.id)
+                    above = above.parent
+        return [branch for branch in self.branches.values() if branch.id in wanted]
+
+    def _take(self, branch: GraphBranch, names: bool) -> Wire:
+        out: Wire = {"id": branch.id}
+        if not branch.known:
+            out["parent"] = branch.parent.id if branch.parent else None
+            out["at"] = branch.at
+        nodes = branch.nodes[branch.sent :]
+        out["first"] = branch.sent
+        out["nodes"] = [{**n.wire, "name": n.name, "where": n.where} if names else n.wire for n in nodes]
+        out["end"] = branch.ended or self.end
+        branch.known, branch.sent, branch.end_sent = True, len(branch.nodes), out["end"]
+        return out
+
+    def statistics(self) -> dict[str, int]:
+        """How many branches, nodes of each kind, and characters of literal text there are."""
+        nodes = [node for branch in self.branches.values() for node in branch.nodes]
+        kinds = Counter(node.kind for node in nodes)
+        literal = sum(len(node.wire["text"]) for node in nodes if node.kind == "text")
+        depth = max(branch.id.count(".") for branch in self.branches.values())
+        return {
+            "branches": len(self.branches),
+            "depth": depth,
+            "nodes": len(nodes),
+            **{kind: kinds[kind] for kind in ("text", "gen", "select", "role_begin", "role_end")},
+            "literal_characters": literal,
+            "failed": sum(node.failure is not None for node in nodes),
+        }
+
+    def to_dict(self) -> Wire:
+        """The whole graph as a JSON object."""
+        branches = [
+            {
+                "id": b.id,
+                "parent": b.parent.id if b.parent else None,
+                "at": b.at,
+                "label": b.label,
+                "ended": b.ended or self.end,
+                "nodes": [node.to_dict() for node in b.nodes],
+            }
+            for b in self.branches.values()
+        ]
+        return {"program": self.program, "branches": branches, "ended": self.end}
+
+    @classmethod
+    def from_dict(cls, given: Mapping[str, Any]) -> ProgramGraph:
+        """A graph as `to_dict` gave it. It is a record: nothing of it will be sent."""
+        graph = cls(given["program"])
+        graph.end = graph.end_sent = given["ended"]
+        for item in given["branches"]:
+            parent = graph.branches[item["parent"]] if item["parent"] is not None else None
+            branch = GraphBranch(item["id"], parent, item["at"], item["label"], known=True, ended=item["ended"])
+            if parent is None:
+                graph.root = branch
+            else:
+                parent.children.append(branch)
+            graph.branches[branch.id] = branch
+            for entry in item["nodes"]:
+                text = entry.get("text")
+                node = graph.append(branch, entry["node"], where=entry["where"], name=entry.get("name"), text=text)
+                node.ids, node.meta, node.failure = entry.get("ids"), entry.get("meta", {}), entry.get("error")
+            branch.sent, branch.end_sent = len(branch.nodes), branch.ended
+        return graph

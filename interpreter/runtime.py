@@ -1,0 +1,347 @@
+"""Drives one program: moves its graph to an endpoint and brings values and errors back to readers.
+
+Appending never blocks and never calls the endpoint. What has accumulated goes out as one delta when a value is
+demanded, when the program ends, or after a moment of quiet, so that work starts while user code goes on.
+
+Two locks. `_send` is held while a delta is built and submitted, so that deltas leave in order. `changed` guards the
+graph and wakes readers; events take only this one, so an endpoint may call back from inside `submit`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from stemma.interpreter.endpoints.base import Endpoint
+from stemma.interpreter.graph import FILLED, GraphBranch, GraphNode, ProgramGraph
+from stemma.interpreter.wire import RunOptions, error_from_wire, wire_node
+from stemma.lang.errors import CancelledError, EndpointError, ProgramError, RequestError, StemmaError
+from stemma.lang.nodes import Gen, Node, RoleBegin, RoleEnd, Select, Text
+
+TOKEN_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "computed_tokens", "forced_tokens")
+
+
+@dataclass(slots=True, eq=False)
+class Failure:
+    """Why a node, a branch or a program has no value. `what` says so in words where no node is to blame."""
+
+    cause: BaseException
+    node: GraphNode | None = None
+    what: str = ""
+    seen: bool = False  # a reader was told
+    handled: bool = False  # a reader in the program was told, and the program went on to return
+
+    def __str__(self) -> str:
+        ours = isinstance(self.cause, StemmaError) and str(self.cause)
+        cause = str(self.cause) if ours else f"{type(self.cause).__name__}: {self.cause}".removesuffix(": ")
+        blamed = self.node.describe() if self.node is not None else self.what
+        return f"{blamed}: {cause}" if blamed else cause
+
+    def error(self, reader: GraphNode | None = None) -> ProgramError:
+        """What a reader is raised, chained to the cause. `reader` is the node that was read."""
+        self.seen = True
+        node = self.node or reader
+        message = str(self)
+        if reader is not None and reader is not self.node:
+            message = f"{reader.describe()} has no value, because of {message}"
+        error = ProgramError(message, where=node.where if node else None, node=node.describe() if node else None)
+        error.__cause__ = self.cause
+        return error
+
+
+class Run:
+    """One running program: its graph, its endpoint, and the readers that wait for values."""
+
+    def __init__(self, endpoint: Endpoint, options: RunOptions) -> None:
+        self.endpoint = endpoint
+        self.options = options
+        self.graph = ProgramGraph(f"p{uuid.uuid4().hex}")
+        self.changed = threading.Condition()
+        self.failure: Failure | None = None  # why the body did not return
+        self.result: Any = None
+        self.finished = False  # the body returned or raised
+        self.started_at = time.perf_counter()
+        self.settled_at = self.started_at
+        self._send = threading.Lock()
+        self._names = "names" in endpoint.capabilities
+        self.touched_at = 0.0  # for the quiet timer
+        self.in_quiet_queue = False
+
+    # --- what a program says
+
+    def append(self, branch: GraphBranch, node: Node, options: RunOptions | None = None) -> GraphNode:
+        """Record a node at the end of a branch. Raises `ProgramError` if the branch failed or ended."""
+        with self.changed:
+            self.check_open(branch)
+            wire = wire_node(node, options or self.options, f"{branch.id}:{len(branch.nodes)}")
+            text = node.text if isinstance(node, Text) else None
+            name = node.name if isinstance(node, (Gen, Select)) else None
+            added = self.graph.append(branch, wire, where=node.where, name=name, text=text)
+            self.changed.notify_all()
+        _quiet.touch(self)
+        return added
+
+    def check_role(self, branch: GraphBranch, node: RoleBegin | RoleEnd) -> None:
+        """Raise `RequestError` when a role opens inside another, or closes one that is not open."""
+        last = branch.last_role()
+        opened = last if last is not None and last.kind == "role_begin" else None
+        if isinstance(node, RoleBegin) and opened is not None:
+            role = opened.wire["role"]
+            raise RequestError(
+                f"{node} at {node.where} is inside the {role} message opened at {opened.where}", param="role"
+            )
+        if isinstance(node, RoleEnd) and (opened is None or opened.wire["role"] != node.role):
+            inside = f"the open message is {opened.wire['role']}'s" if opened else "no message is open"
+            raise RequestError(f"{node} at {node.where}: {inside}", param="role")
+
+    def fork(self, branch: GraphBranch, count: int) -> list[GraphBranch]:
+        """Add children at the branch's present end. Sends nothing, waits for nothing."""
+        with self.changed:
+            self.check_open(branch)
+            children = self.graph.fork(branch, count)
+        _quiet.touch(self)
+        return children
+
+    def check_open(self, branch: GraphBranch) -> None:
+        """Raise `ProgramError` unless more can be appended to the branch."""
+        failure = branch.failure or self.failure
+        if failure is not None:
+            raise failure.error()
+        if branch.ended or self.finished:
+            what = "the program has finished" if self.finished else f"{branch.label or 'the branch'} was joined"
+            raise ProgramError(f"nothing can be appended or forked any more: {what}")
+
+    def end_branches(self, branches: Iterable[GraphBranch]) -> None:
+        """No more nodes will come for these and their descendants."""
+        with self.changed:
+            for top in branches:
+                for branch in top.subtree():
+                    branch.ended = True
+            self.changed.notify_all()
+        _quiet.touch(self)
+
+    # --- out
+
+    def flush(self) -> None:
+        """Send everything that was not sent yet, as one delta. A failing endpoint fails the nodes of the delta."""
+        with self._send:
+            with self.changed:
+                delta = self.graph.take_delta(names=self._names)
+            if delta is None:
+                return
+            try:
+                self.endpoint.submit(delta, self.on_event)
+            except Exception as error:
+                self._fail_delta(delta, error)
+
+    def _fail_delta(self, delta: dict[str, Any], error: Exception) -> None:
+        with self.changed:
+            for entry in delta["branches"]:
+                self._spread(
+                    self.graph.branches[entry["id"]], entry["first"], Failure(error, what="the endpoint failed")
+                )
+            self.changed.notify_all()
+
+    # --- in: called on the endpoint's threads, must stay cheap
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Take one event. Events about nodes that are already settled change nothing."""
+        kind = event["event"]
+        with self.changed:
+            node = self.graph.node(event.get("branch", ""), event.get("node", -1))
+            if kind == "error":
+                error = error_from_wire(event["error"])
+                if node is None:
+                    self._fail_everything(Failure(error, what="the endpoint refused the program"))
+                elif not node.settled or node.kind == "text":
+                    self._fail_from(node.branch, node.index, error)
+            elif node is None or node.settled:
+                return
+            elif kind == "delta":
+                node.pieces.append(event["text"])
+            elif event["text"] is None:
+                node.failure = Failure(EndpointError("the endpoint did not tell the text of this role marker"), node)
+            else:
+                node.ids, node.meta = event.get("ids"), event.get("meta") or {}
+                node.text = event["text"]
+                self.settled_at = time.perf_counter()
+            self.changed.notify_all()
+
+    def _fail_from(self, branch: GraphBranch, index: int, error: BaseException) -> None:
+        """A node failed: nothing after it in the branch, and no branch forked after it, can have a value."""
+        node = branch.nodes[index] if index < len(branch.nodes) else None
+        self._spread(branch, index, Failure(error, node))
+        self.settled_at = time.perf_counter()
+
+    def _spread(self, branch: GraphBranch, index: int, failure: Failure) -> None:
+        """The branch fails from this node on (-1: as a whole), and so does what was forked from there."""
+        reached = [(branch, index)]
+        for each, first in reached:
+            self._mark(each, first, failure)
+            reached += [(child, -1) for child in each.children if child.at > first]
+
+    def _mark(self, branch: GraphBranch, index: int, failure: Failure) -> None:
+        branch.failure = branch.failure or failure
+        for node in branch.nodes[max(index, 0) :]:
+            if not node.settled:
+                node.failure = failure
+
+    def _fail_everything(self, failure: Failure) -> None:
+        for branch in self.graph.branches.values():
+            self._mark(branch, -1, failure)
+
+    # --- the end
+
+    def finish(self, result: Any) -> None:
+        """The body returned: end every branch, which releases their leases once they have run."""
+        with self.changed:
+            self.result, self.finished, self.graph.end = result, True, True
+            for branch in self.graph.branches.values():
+                if branch.failure is not None:
+                    branch.failure.handled = branch.failure.seen
+            self.changed.notify_all()
+        self.flush()
+
+    def abort(self, error: BaseException) -> None:
+        """The body raised: readers get its error, and the endpoint lets go of everything."""
+        with self.changed:
+            self.failure = Failure(error, what="the program raised")
+            self.finished = self.graph.end = True
+            self._fail_everything(self.failure)
+            self.changed.notify_all()
+        try:
+            self._cancel_at_endpoint(None)
+        except Exception as second:
+            error.add_note(f"Besides, the endpoint could not be told to cancel the program: {second!r}")
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing of the program can go on: whatever has no value yet fails with this error."""
+        with self.changed:
+            self._fail_everything(Failure(error))
+            self.changed.notify_all()
+
+    def cancel(self, branch: GraphBranch) -> None:
+        """Stop a branch and its descendants: what has no value yet fails with `CancelledError`, here and at once."""
+        whole = branch is self.graph.root
+        with self.changed:
+            failure = Failure(CancelledError("the program was cancelled" if whole else f"{branch.label} was cancelled"))
+            branches = list(branch.subtree())
+            for each in branches:
+                if not self.finished or any(not node.settled for node in each.nodes):
+                    self._mark(each, -1, failure)
+            self.changed.notify_all()
+        self._cancel_at_endpoint(None if whole else [b.id for b in branches])
+
+    def _cancel_at_endpoint(self, branches: list[str] | None) -> None:
+        with self._send:
+            with self.changed:
+                known = [b.id for b in self.graph.branches.values() if b.known and (not branches or b.id in branches)]
+                if branches is None:
+                    self.graph.end_sent = True
+            if known:
+                self.endpoint.cancel(self.graph.program, None if branches is None else known)
+
+    # --- readers
+
+    def wait(self, nodes: Iterable[GraphNode], timeout: float | None = None) -> None:
+        """Until all these nodes have values. Raises `ProgramError` on the first that failed, `TimeoutError` in time."""
+        for node in self.settle(nodes, timeout):
+            if node.failure is not None:
+                raise node.failure.error(node)
+
+    def settle(self, nodes: Iterable[GraphNode], timeout: float | None = None) -> Iterable[GraphNode]:
+        """Each of the nodes, once it has a value or has failed. Flushes when it has to wait."""
+        until = None if timeout is None else time.monotonic() + timeout
+        for node in nodes:
+            if not node.settled:
+                self.flush()
+                self.wait_for(lambda node=node: node.settled, until, node.describe())
+            yield node
+
+    def wait_for(self, ready: Callable[[], bool], until: float | None, what: str) -> None:
+        """Until `ready()`; raises `TimeoutError` naming `what` at the moment `until` (monotonic)."""
+        with self.changed:
+            left = None if until is None else until - time.monotonic()
+            if not self.changed.wait_for(ready, left):
+                raise TimeoutError(f"{what} was not ready in time")
+
+    def nodes_of(self, branches: Iterable[GraphBranch]) -> list[GraphNode]:
+        """The own nodes of these branches, so far."""
+        with self.changed:
+            return [node for branch in branches for node in branch.nodes]
+
+    def filled(self, branches: Iterable[GraphBranch]) -> list[GraphNode]:
+        """The gens and selects of these branches, so far."""
+        return [node for node in self.nodes_of(branches) if node.kind in FILLED]
+
+    def unseen_failure(self, branches: Iterable[GraphBranch]) -> Failure | None:
+        """The first failure in these branches that the program was not told of."""
+        failures = [branch.failure for branch in branches if branch.failure is not None]
+        return next((f for f in failures if not (f.handled if self.finished else f.seen)), None)
+
+    def usage(self) -> dict[str, float]:
+        """Token counts over all nodes that have run so far, and seconds from the start to the last of them."""
+        metas = [node.meta for node in self.filled(self.graph.branches.values())]
+        totals: dict[str, float] = {name: sum(meta.get(name) or 0 for meta in metas) for name in TOKEN_COUNTS}
+        totals["wall_seconds"] = self.settled_at - self.started_at
+        return totals
+
+
+class _Quiet:
+    """Flushes runs that have said nothing for a moment. One daemon thread serves the whole process."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Run] = deque()
+        self._some = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def touch(self, run: Run) -> None:
+        """The run has just said something."""
+        if run.endpoint.quiet_seconds is None:
+            return
+        run.touched_at = time.monotonic()
+        if run.in_quiet_queue:
+            return
+        with self._some:
+            if run.in_quiet_queue:
+                return
+            run.in_quiet_queue = True
+            self._waiting.append(run)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="stemma-quiet", daemon=True)
+                self._thread.start()
+            self._some.notify()
+
+    def _serve(self) -> None:
+        while True:
+            with self._some:
+                while not self._waiting:
+                    self._some.wait()
+                run = self._waiting.popleft()
+            left = run.touched_at + (run.endpoint.quiet_seconds or 0.0) - time.monotonic()
+            if left > 0:
+                time.sleep(left)
+            with self._some:
+                if time.monotonic() - run.touched_at < (run.endpoint.quiet_seconds or 0.0):
+                    self._waiting.append(run)
+                    continue
+                run.in_quiet_queue = False
+            try:
+                run.flush()
+            except Exception as error:  # a fault of ours must reach the readers, and not stop this thread
+                run.fail(error)
+
+
+def _restart_after_fork() -> None:
+    global _quiet
+    _quiet = _Quiet()
+
+
+_quiet = _Quiet()
+os.register_at_fork(after_in_child=_restart_after_fork)

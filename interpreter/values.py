@@ -1,0 +1,103 @@
+"""What a program's names stand for. Values are read late: a name can be bound, copied to forks and gathered by a join
+long before its text exists, and only reading it waits."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from stemma.interpreter.graph import GraphBranch, GraphNode
+from stemma.interpreter.runtime import Run
+from stemma.lang.errors import ProgramError
+from stemma.lang.types import TypeSpec
+
+
+class Value(ABC):
+    """Something that a name is bound to."""
+
+    @abstractmethod
+    def read(self, run: Run, timeout: float | None = None) -> Any:
+        """The value, waiting for it if need be. Raises `ProgramError`, and `TimeoutError` in time."""
+
+    @abstractmethod
+    def raw(self, run: Run, timeout: float | None = None) -> Any:
+        """The text behind the value, before any type was applied."""
+
+    def node(self) -> GraphNode | None:
+        """The gen or select that makes it, if it is one."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Given(Value):
+    """A value that the program assigned itself."""
+
+    value: Any
+
+    def read(self, run: Run, timeout: float | None = None) -> Any:
+        return self.value
+
+    def raw(self, run: Run, timeout: float | None = None) -> str:
+        return str(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Made(Value):
+    """The text of a gen or select, as a value of its type."""
+
+    made_by: GraphNode
+    type: TypeSpec | None = None
+
+    def read(self, run: Run, timeout: float | None = None) -> Any:
+        text = self.raw(run, timeout)
+        if self.type is None:
+            return text
+        try:
+            return self.type.value_of(text)
+        except ValueError as error:
+            node = self.made_by
+            reason = (node.meta.get("finish_reason") or {}).get("type")
+            hint = "; it was cut off by max_tokens" if reason == "length" else ""
+            message = f"{node.describe()}: {error}{hint}"
+            raise ProgramError(message, where=node.where, node=node.describe()) from error
+
+    def raw(self, run: Run, timeout: float | None = None) -> str:
+        run.wait([self.made_by], timeout)
+        return self.made_by.text or ""
+
+    def node(self) -> GraphNode:
+        return self.made_by
+
+
+@dataclass(slots=True)
+class Captured(Value):
+    """The text that a branch gained while a `var_scope` was open."""
+
+    name: str
+    branch: GraphBranch
+    start: int
+    end: int | None = None
+
+    def read(self, run: Run, timeout: float | None = None) -> str:
+        if self.end is None:
+            raise ProgramError(f"{self.name!r} is read while its var_scope is still open")
+        nodes = self.branch.nodes[self.start : self.end]
+        run.wait(nodes, timeout)
+        return "".join(node.text or "" for node in nodes)
+
+    def raw(self, run: Run, timeout: float | None = None) -> str:
+        return self.read(run, timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered(Value):
+    """One value per child of a joined fork, in the children's order; None where a child never bound the name."""
+
+    values: tuple[Value | None, ...]
+
+    def read(self, run: Run, timeout: float | None = None) -> list[Any]:
+        return [None if value is None else value.read(run, timeout) for value in self.values]
+
+    def raw(self, run: Run, timeout: float | None = None) -> list[Any]:
+        return [None if value is None else value.raw(run, timeout) for value in self.values]

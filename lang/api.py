@@ -1,0 +1,272 @@
+"""The words of a program: each checks its arguments where it is written and returns a node. Nothing runs here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stemma.lang.choices import ChoicesMethod, method_named, token_length_normalized
+from stemma.lang.errors import ConstraintError, RequestError
+from stemma.lang.nodes import Gen, Logprobs, NodeList, RoleBegin, RoleEnd, Select, as_nodes, caller
+from stemma.lang.params import Constraint, SamplingParams
+from stemma.lang.types import TypeSpec, type_spec
+
+
+def gen(
+    name: str | None = None,
+    max_tokens: int | None = None,
+    *,
+    min_tokens: int | None = None,
+    n: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    stop_token_ids: Sequence[int] | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_p: float | None = None,
+    frequency_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    repetition_penalty: float | None = None,
+    ignore_eos: bool | None = None,
+    seed: int | None = None,
+    return_logprob: bool | None = None,
+    logprob_start_len: int | None = None,
+    top_logprobs_num: int | None = None,
+    token_ids_logprob: Sequence[int] | None = None,
+    dtype: Any = None,
+    type: Any = None,
+    choices: Sequence[str] | None = None,
+    choices_method: ChoicesMethod | str | None = None,
+    regex: str | None = None,
+    json_schema: str | Mapping[str, Any] | None = None,
+    ebnf: str | None = None,
+    structural_tag: str | Mapping[str, Any] | None = None,
+) -> Gen | Select:
+    """Generate text here, and keep it under `name` if one is given. `None` means: as the run says.
+
+    `type` (or `dtype`) names a Python type: the text is constrained to it and `s[name]` is the value. At most one of
+    `type`, `regex`, `json_schema`, `ebnf`, `structural_tag` may be given. With `choices` this is a `select`, which
+    takes `choices_method`, `temperature` and `seed` and nothing else.
+
+    Raises `RequestError` (a `ValueError`) naming the argument and its value, `ConstraintError` for a constraint.
+    """
+    given = {k: v for k, v in locals().items() if v is not None}
+    if choices is not None:
+        return _select_of(given)
+    if choices_method is not None:
+        raise RequestError(f"choices_method={choices_method!r} needs choices", param="choices_method")
+    if n not in (None, 1):
+        raise RequestError(f"n must be 1, got {n!r}: several samples are not built yet; use s.fork(n)", param="n")
+    spec = _one_type(dtype, type)
+    return Gen(
+        name=_name(name),
+        overrides=_overrides(given),
+        constraint=_one_constraint(given, spec),
+        type=spec,
+        logprobs=check_logprobs(return_logprob, logprob_start_len, top_logprobs_num, token_ids_logprob),
+        where=caller(),
+    )
+
+
+def gen_int(name: str | None = None, max_tokens: int | None = None, **options: Any) -> Gen | Select:
+    """`gen` of an integer: `s[name]` is an `int`. Takes `gen`'s sampling arguments and raises what `gen` raises."""
+    return _gen_typed("gen_int", int, name, max_tokens, options)
+
+
+def gen_string(name: str | None = None, max_tokens: int | None = None, **options: Any) -> Gen | Select:
+    """`gen` of a JSON string, quotes included: `s[name]` is the string without them. Raises what `gen` raises."""
+    return _gen_typed("gen_string", str, name, max_tokens, options)
+
+
+def select(
+    name: str | None = None,
+    choices: Sequence[str] | None = None,
+    temperature: float = 0.0,
+    choices_method: ChoicesMethod | str = token_length_normalized,
+    *,
+    seed: int | None = None,
+) -> Select:
+    """Score each choice in this context, append the best, and keep it under `name` if one is given.
+
+    `choices_method` is one of `token_length_normalized`, `greedy_token_selection` and
+    `unconditional_likelihood_normalized`. Raises `RequestError` for choices that are missing, empty or repeated.
+    """
+    checked = SamplingParams(temperature=temperature, seed=seed)
+    return Select(_name(name), _choices(choices), method_named(choices_method), checked.temperature, seed, caller())
+
+
+def system(expr: Any = None) -> NodeList:
+    """A system message: role begin, `expr` (text, nodes or a list of these), role end."""
+    return _message("system", expr)
+
+
+def user(expr: Any = None) -> NodeList:
+    """A user message: role begin, `expr` (text, nodes or a list of these), role end."""
+    return _message("user", expr)
+
+
+def assistant(expr: Any = None) -> NodeList:
+    """An assistant message: role begin, `expr` (text, nodes or a list of these), role end."""
+    return _message("assistant", expr)
+
+
+def system_begin() -> RoleBegin:
+    """The system message starts."""
+    return RoleBegin("system", caller())
+
+
+def system_end() -> RoleEnd:
+    """The system message ends."""
+    return RoleEnd("system", caller())
+
+
+def user_begin() -> RoleBegin:
+    """A user message starts."""
+    return RoleBegin("user", caller())
+
+
+def user_end() -> RoleEnd:
+    """The user message ends."""
+    return RoleEnd("user", caller())
+
+
+def assistant_begin() -> RoleBegin:
+    """An assistant message starts."""
+    return RoleBegin("assistant", caller())
+
+
+def assistant_end() -> RoleEnd:
+    """The assistant message ends."""
+    return RoleEnd("assistant", caller())
+
+
+def _message(role: str, expr: Any) -> NodeList:
+    inside = () if expr is None else as_nodes(expr)
+    return NodeList((RoleBegin(role, caller()), *inside, RoleEnd(role, caller())))
+
+
+def _name(name: Any) -> str | None:
+    if name is not None and (not isinstance(name, str) or not name):
+        raise RequestError(f"name must be a non-empty string, got {name!r}", param="name")
+    return name
+
+
+# gen's argument -> the sampling parameter it sets
+_SAMPLING = {
+    "max_tokens": "max_new_tokens",
+    "min_tokens": "min_new_tokens",
+    **{
+        name: name
+        for name in (
+            "stop",
+            "stop_token_ids",
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "frequency_penalty",
+            "presence_penalty",
+            "repetition_penalty",
+            "ignore_eos",
+            "seed",
+        )
+    },
+}
+
+
+def _overrides(given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """The sampling parameters set here, checked and copied: a list that the user changes later changes nothing."""
+    named = {field: given[argument] for argument, field in _SAMPLING.items() if argument in given}
+    checked = SamplingParams(**{"max_new_tokens": None, **named})
+    return tuple((field, getattr(checked, field)) for field in named)
+
+
+def check_logprobs(
+    return_logprob: Any = None,
+    logprob_start_len: Any = None,
+    top_logprobs_num: Any = None,
+    token_ids_logprob: Any = None,
+) -> Logprobs:
+    """The four log-probability arguments, checked. Raises `RequestError` naming the one that is wrong."""
+    wanted, start, top, ids = return_logprob, logprob_start_len, top_logprobs_num, token_ids_logprob
+    if wanted is not None and not isinstance(wanted, bool):
+        raise RequestError(f"return_logprob must be true or false, got {wanted!r}", param="return_logprob")
+    extras = {"logprob_start_len": start, "top_logprobs_num": top, "token_ids_logprob": ids}
+    for argument, value in extras.items():
+        if wanted is False and value is not None:
+            raise RequestError(f"{argument}={value!r} needs return_logprob=True, got False", param=argument)
+    _at_least("logprob_start_len", start, -1)
+    _at_least("top_logprobs_num", top, 0)
+    if ids is not None:
+        whole = isinstance(ids, (list, tuple)) and all(isinstance(i, int) and not isinstance(i, bool) for i in ids)
+        if not whole or any(i < 0 for i in ids):
+            raise RequestError(f"token_ids_logprob must be a list of token ids, got {ids!r}", param="token_ids_logprob")
+        ids = tuple(ids)
+    return Logprobs(wanted, start, top, ids)
+
+
+def _at_least(argument: str, value: Any, low: int) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
+        raise RequestError(f"{argument} must be an integer >= {low}, got {value!r}", param=argument)
+
+
+def _one_type(dtype: Any, type: Any) -> TypeSpec | None:
+    if dtype is not None and type is not None:
+        raise RequestError(f"type and dtype mean the same; give one, got {type!r} and {dtype!r}", param="type")
+    given = type if type is not None else dtype
+    return None if given is None else type_spec(given)
+
+
+def _one_constraint(given: Mapping[str, Any], spec: TypeSpec | None) -> Constraint | None:
+    kinds = ("type", "dtype", "regex", "json_schema", "ebnf", "structural_tag")
+    present = [kind for kind in kinds if kind in given]
+    if len(present) > 1:
+        raise ConstraintError(f"only one constraint may be given, got {' and '.join(present)}", param=present[1])
+    if spec is not None or not present:
+        return spec.constraint if spec else None
+    kind = present[0]
+    value = given[kind]
+    if kind in ("json_schema", "structural_tag"):
+        return Constraint(kind, _as_json(kind, value))
+    return Constraint("ebnf" if kind == "ebnf" else "regex", value)
+
+
+def _as_json(kind: str, value: Any) -> str:
+    """The value as JSON text, whether it came as an object or as text."""
+    try:
+        return json.dumps(json.loads(value) if isinstance(value, str) else value)
+    except (TypeError, ValueError) as error:
+        raise ConstraintError(f"{kind} must be JSON, got {value!r:.200}: {error}", param=kind) from None
+
+
+def _choices(choices: Any) -> tuple[str, ...]:
+    if choices is None:
+        raise RequestError("select needs choices, got None", param="choices")
+    if isinstance(choices, str):
+        raise RequestError(f"choices must be a list of strings, got the string {choices!r}", param="choices")
+    listed = tuple(choices)
+    if not listed:
+        raise RequestError("choices must hold at least one string, got an empty list", param="choices")
+    for i, choice in enumerate(listed):
+        if not isinstance(choice, str) or not choice:
+            raise RequestError(f"choices[{i}] must be a non-empty string, got {choice!r}", param="choices")
+        if choice in listed[:i]:
+            raise RequestError(f"choices[{i}] repeats {choice!r}", param="choices")
+    return listed
+
+
+def _select_of(given: dict[str, Any]) -> Select:
+    taken = ("name", "choices", "choices_method", "temperature", "seed")
+    others = [name for name in given if name not in taken]
+    if others:
+        shown = ", ".join(f"{name}={given[name]!r}" for name in others)
+        raise RequestError(f"gen with choices scores them and generates nothing: remove {shown}", param=others[0])
+    return select(**{name: given[name] for name in taken if name in given})
+
+
+def _gen_typed(word: str, type: Any, name: str | None, max_tokens: int | None, options: dict[str, Any]) -> Gen | Select:
+    fixed = [o for o in ("type", "dtype", "choices", "choices_method", "regex", "json_schema", "ebnf") if o in options]
+    if fixed:
+        raise RequestError(f"{word} fixes the type; remove {', '.join(fixed)}", param=fixed[0])
+    return gen(name, max_tokens, type=type, **options)
