@@ -22,6 +22,7 @@ from stemma.backend.config import EngineConfig
 from stemma.backend.grammar.base import Grammar
 from stemma.backend.grammar.compiler import GrammarCache
 from stemma.backend.grammar.compiler import warm_up as warm_up_grammar
+from stemma.backend.grammar.masks import index_of
 from stemma.backend.messages import GraphDelta, parse_delta
 from stemma.backend.requests import Collector, GenerateRequest
 from stemma.backend.scheduler.loop import Scheduler
@@ -82,9 +83,11 @@ class Engine:
         self.tokenizer = Tokenizer.load(config.model_dir)
         self.chat = ChatTemplate.load(config.model_dir, self.tokenizer)
         self.text = ModelText(self.tokenizer, self.chat)
-        self._grammars = GrammarCache(self.tokenizer.vocabulary(self.runner.vocab_size))
+        vocabulary = self.tokenizer.vocabulary(self.runner.vocab_size)
+        self._grammars = GrammarCache(vocabulary)
         self._compilers = ThreadPoolExecutor(1, "stemma-grammar")
         self._compilers.submit(warm_up_grammar)
+        self._compilers.submit(index_of, vocabulary)
         self.runner.warm_up()
         self.scheduler = Scheduler(
             self.runner,

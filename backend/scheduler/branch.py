@@ -62,6 +62,7 @@ class Work:
     score_from: int = -1
     match_limit: int = 1 << 30  # most tokens that may come from the cache (input logprobs need the rest computed)
     matcher: Matcher | None = None
+    mask: Int32 | None = None  # the matcher's row for the next token
     text: TextOut | None = None  # only with stop strings or streaming
     stop_ids: frozenset[int] = frozenset()
     stream: bool = False

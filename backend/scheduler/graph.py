@@ -310,7 +310,12 @@ class Graph:
             error = made if isinstance(made, StemmaError) else ConstraintError(f"{type(made).__name__}: {made}")
             self.fail(branch, error)
             return
-        work.matcher = made.matcher()
+        try:
+            work.matcher = made.matcher()
+            work.mask = work.matcher.mask()
+        except StemmaError as error:
+            self.fail(branch, error)
+            return
         self._queue(branch)
 
     def _queue(self, branch: Branch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from stemma.backend.core import FinishReason, Plan, StepOutput
 from stemma.backend.scheduler.branch import Branch, Work
-from stemma.lang.errors import StemmaError
+from stemma.lang.errors import ConstraintError, StemmaError
 
 if TYPE_CHECKING:
     from stemma.backend.scheduler.admit import Memory
@@ -79,7 +79,10 @@ class Output:
             reason = self._jump(branch, work)
         if reason is not None:
             self.finish(branch, reason)
-        elif work.stream:
+            return
+        if work.matcher is not None:
+            work.mask = work.matcher.mask()  # here, where a grammar that grew too large fails its own branch only
+        if work.stream:
             self._stream(branch, work)
 
     def _accept(self, branch: Branch, work: Work, token: int) -> FinishReason | None:
@@ -97,6 +100,8 @@ class Output:
             if match is not None:
                 return FinishReason("stop", matched=match.stop)
         if work.matcher is not None and work.matcher.is_finished():
+            if not work.matcher.is_complete():
+                raise ConstraintError("the model's vocabulary cannot spell the rest of any match of the constraint")
             return FinishReason("stop", matched=min(self.eos_ids, default=None))
         length = branch.length
         if length >= work.limit:

@@ -202,7 +202,7 @@ class Planner:
                 wants.append(want)
 
     def _mask(self, work: Work, produced: int) -> Int32 | None:
-        mask = work.matcher.mask() if work.matcher is not None else None
+        mask = work.mask
         assert work.params is not None
         if produced < work.params.min_new_tokens:
             held = np.full(self.words, -1, np.int32) if mask is None else mask.copy()

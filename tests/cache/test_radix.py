@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,7 +138,7 @@ def test_random_histories_agree_with_the_oracle(seed: int):
     rng = random.Random(seed)
     allocator, cache = make(60)
     known: dict[tuple[object, tuple[int, ...]], int] = {}  # (namespace, prefix) -> slot
-    handles: list[tuple[object, tuple[int, ...], object]] = []
+    handles: list[tuple[object, tuple[int, ...], Any]] = []
     for _ in range(150):
         namespace = (rng.choice("ab"),)
         ids = tuple(rng.randint(0, 2) for _ in range(rng.randint(1, 9)))

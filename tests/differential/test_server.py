@@ -51,6 +51,7 @@ def test_the_server_answers_as_the_library_does(engine: Engine, server: str, blo
 
 
 def test_the_server_has_lost_nothing_afterwards(server: str):
+    info: dict[str, Any] = {}
     for _ in range(200):
         info = requests.get(f"{server}/get_server_info", timeout=10).json()
         if not info["programs"]:

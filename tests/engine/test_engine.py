@@ -62,7 +62,7 @@ def test_closing_a_stream_aborts_its_work(engine: Engine):
 
 
 def test_async_generate_runs_side_by_side(engine: Engine):
-    async def play() -> list[Any]:
+    async def play() -> Any:
         async def stream() -> str:
             last = ""
             async for item in await engine.async_generate("once upon", GREEDY, stream=True):

@@ -199,7 +199,7 @@ class FakeEngine:
 
     started = 0
 
-    def __init__(self, model: str):
+    def __init__(self, model: str = "demo"):
         type(self).started += 1
         self.closed = False
         self._endpoint = ScriptedEndpoint(lambda prompt, node: "echo")

@@ -1,0 +1,159 @@
+"""From a constraint to a grammar, and the cache of grammars that an engine keeps."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from stemma.backend.grammar import ir
+from stemma.backend.grammar.automaton import DEAD, Dfa
+from stemma.backend.grammar.base import Vocabulary
+from stemma.backend.grammar.limits import MAX_SIZE, TIME_LIMIT, Deadline
+from stemma.backend.grammar.masks import index_of
+from stemma.backend.grammar.matcher import RegularGrammar
+from stemma.backend.grammar.regex import parse_regex
+from stemma.lang.errors import ConstraintError
+from stemma.lang.params import Constraint
+
+MASK_BYTES = 32 << 20  # of mask rows that one grammar keeps
+
+
+def lower(constraint: Constraint, deadline: Deadline) -> ir.Node:
+    """The front end for the constraint's kind. ConstraintError for a kind without one."""
+    value = constraint.value
+    if constraint.kind == "regex" and isinstance(value, str):
+        return parse_regex(value, deadline)
+    if constraint.kind == "choices" and not isinstance(value, str):
+        return _choices(value)
+    raise ConstraintError(
+        f"{constraint.kind} constraints are not supported by this version; use 'regex' or 'choices'",
+        param=constraint.kind,
+    )
+
+
+def _choices(choices: tuple[str, ...]) -> ir.Node:
+    texts = []
+    for i, choice in enumerate(choices):
+        try:
+            texts.append(choice.encode())
+        except UnicodeEncodeError:
+            raise ConstraintError(
+                f"choices[{i}] holds a lone surrogate, which is no character: {choice!r}", param="choices"
+            ) from None
+    size = sum(map(len, texts))
+    if size > MAX_SIZE:
+        raise ConstraintError(
+            f"choices hold {size} bytes in {len(texts)} strings, the limit is {MAX_SIZE}", param="choices"
+        )
+    return ir.words(texts)
+
+
+def compile_constraint(
+    constraint: Constraint, vocab: Vocabulary, *, walker: str | None = None, time_limit: float = TIME_LIMIT
+) -> RegularGrammar:
+    """Compile for one vocabulary. May run in any thread. `walker`: see `masks.index_of`.
+
+    Raises ConstraintError, naming the value and where there is one the position, when the constraint is malformed, not
+    supported, too large, matches nothing, or takes longer than `time_limit` seconds.
+    """
+    index = index_of(vocab, walker)
+    deadline = Deadline(time_limit, constraint.kind)
+    dfa = Dfa(lower(constraint, deadline), deadline, index.all.trie.alphabet)
+    if dfa.matches_nothing:
+        raise ConstraintError(
+            f"{constraint.kind}: the model's vocabulary cannot spell any match of {str(constraint.value)[:80]!r}",
+            param=constraint.kind,
+        )
+    grammar = RegularGrammar(dfa, vocab, index, MASK_BYTES)
+    grammar.matcher().mask()  # every generation needs it, and here nobody waits
+    return grammar
+
+
+def matches(constraint: Constraint, text: str | bytes) -> bool:
+    """Whether the whole text satisfies the constraint; needs no vocabulary. Raises as `compile_constraint` does."""
+    deadline = Deadline(TIME_LIMIT, constraint.kind)
+    dfa = Dfa(lower(constraint, deadline), deadline)
+    state = dfa.run(0, text.encode() if isinstance(text, str) else text)
+    return state != DEAD and dfa.accepting[state]
+
+
+def warm_up() -> None:
+    """Load what the first constraint would wait for: the compiled walk and the Unicode tables. Takes up to seconds."""
+    tiny = Vocabulary([b"a", b" "], 2, frozenset(), lambda text: [])
+    compile_constraint(Constraint("regex", r"(?i)\w\s"), tiny).matcher().mask()
+
+
+class GrammarCache:
+    """Compiled constraints of one vocabulary; the least recently used go when they hold more than `max_bytes`.
+
+    Thread-safe. Each constraint is compiled once, by the thread that asks first; others wait for it. A constraint that
+    failed to compile is remembered too, and fails again at once.
+    """
+
+    def __init__(
+        self,
+        vocab: Vocabulary,
+        max_bytes: int = 256 << 20,
+        *,
+        max_failures: int = 1024,
+        compile: Callable[[Constraint, Vocabulary], RegularGrammar] = compile_constraint,
+    ) -> None:
+        self._vocab = vocab
+        self._max_bytes = max_bytes
+        self._max_failures = max_failures
+        self._compile = compile
+        self._grammars: OrderedDict[Constraint, RegularGrammar] = OrderedDict()
+        self._failures: OrderedDict[Constraint, str] = OrderedDict()
+        self._running: dict[Constraint, Future[RegularGrammar]] = {}
+        self._lock = threading.Lock()
+
+    def peek(self, constraint: Constraint) -> RegularGrammar | None:
+        """The grammar if it is here already. Never compiles, never waits for a compilation."""
+        with self._lock:
+            grammar = self._grammars.get(constraint)
+            if grammar is not None:
+                self._grammars.move_to_end(constraint)
+            return grammar
+
+    def get(self, constraint: Constraint) -> RegularGrammar:
+        """The grammar, compiled now if need be. Raises what `compile_constraint` raises."""
+        with self._lock:
+            if (grammar := self._grammars.get(constraint)) and not grammar.dfa.crowded:
+                self._grammars.move_to_end(constraint)
+                return grammar
+            if message := self._failures.get(constraint):
+                raise ConstraintError(message, param=constraint.kind)
+            running, ours = self._running.get(constraint), Future[RegularGrammar]()
+            if running is None:
+                self._running[constraint] = ours
+        return running.result() if running else self._compile_for_all(constraint, ours)
+
+    def _compile_for_all(self, constraint: Constraint, ours: Future[RegularGrammar]) -> RegularGrammar:
+        try:
+            grammar = self._compile(constraint, self._vocab)
+        except BaseException as error:
+            with self._lock:
+                if isinstance(error, ConstraintError):
+                    self._failures[constraint] = str(error)
+                    while len(self._failures) > self._max_failures:
+                        self._failures.popitem(last=False)
+                del self._running[constraint]
+            ours.set_exception(error)
+            raise
+        with self._lock:
+            self._grammars[constraint] = grammar
+            self._grammars.move_to_end(constraint)
+            del self._running[constraint]
+            self._evict()
+        ours.set_result(grammar)
+        return grammar
+
+    def _evict(self) -> None:
+        """Drop the oldest until the rest fits; the newest stays whatever its size."""
+        held = {key: grammar.nbytes for key, grammar in self._grammars.items()}
+        total = sum(held.values())
+        while total > self._max_bytes and len(self._grammars) > 1:
+            key, _ = self._grammars.popitem(last=False)
+            total -= held[key]

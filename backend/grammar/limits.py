@@ -1,0 +1,35 @@
+"""Bounds that keep a hostile constraint from taking time or memory, and the clock that compilation looks at."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from stemma.lang.errors import ConstraintError
+
+MAX_PATTERN = 100_000  # characters of regex source
+MAX_DEPTH = 50  # nested groups; the parser is recursive
+MAX_ATOMS = 50_000  # distinct literals and classes in one regex
+MAX_SIZE = 100_000  # characters and bytes of the language after repeats are written out
+MAX_STATES = 50_000  # determinised states of one grammar
+MAX_ITEMS = 2_000_000  # members of all determinised states together
+MAX_WORK = 10_000_000  # empty moves followed for all of them: seconds of work
+TIME_LIMIT = 2.0  # seconds for one compilation
+
+
+@dataclass(slots=True)
+class Deadline:
+    """A compilation's clock. Long loops call `check`; it raises ConstraintError once the time is up."""
+
+    seconds: float
+    what: str
+    until: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.until = time.monotonic() + self.seconds
+
+    def check(self) -> None:
+        if time.monotonic() > self.until:
+            raise ConstraintError(
+                f"{self.what} took longer than {self.seconds:g} s to compile; make it smaller", param=self.what
+            )

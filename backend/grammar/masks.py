@@ -1,0 +1,237 @@
+"""Which tokens may come next in an automaton state: rows of bits, worked out once per state and kept.
+
+Two walkers give equal rows: the compiled one (numba), and numpy for machines without it. `STEMMA_GRAMMAR_WALKER`
+("numba" or "numpy") picks one; the default is numba where it is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import threading
+from collections import OrderedDict
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemma.backend.grammar.automaton import UNKNOWN, Dfa
+from stemma.backend.grammar.base import Vocabulary
+from stemma.backend.grammar.trie import TokenTrie, build_trie
+
+Row = NDArray[np.int32]
+
+SHORT = 16  # bytes; one token in fifty of a large vocabulary is longer
+
+
+class Walker(Protocol):
+    """Walks `trie`. `fill` adds to `row` (int32[row_words]) the tokens in the nodes [start, stop), siblings and what
+    is below them, that the automaton allows when it is in `state` before `start`'s byte."""
+
+    trie: TokenTrie
+
+    def fill(self, dfa: Dfa, state: int, start: int, stop: int, row: Row) -> None: ...
+
+
+class NumbaWalker:
+    def __init__(self, trie: TokenTrie) -> None:
+        from stemma.backend.grammar.walk import walk
+
+        self.trie = trie
+        self._walk = walk
+        for array in (trie.byte, trie.depth, trie.skip, trie.first, trie.tokens):
+            array.flags.writeable = False
+
+    def fill(self, dfa: Dfa, state: int, start: int, stop: int, row: Row) -> None:
+        if start >= stop:
+            return
+        t = self.trie
+        states = np.empty(t.max_depth + 1, np.int32)
+        states[int(t.depth[start]) - 1] = state
+        with dfa.lock:
+            while True:
+                start = self._walk(
+                    start, stop, t.byte, t.depth, t.skip, t.first, t.tokens, dfa.table, dfa.column, states, row
+                )
+                if start == stop:
+                    return
+                dfa.expand(int(states[int(t.depth[start]) - 1]))
+
+
+class NumpyWalker:
+    """Depth by depth: all live nodes of one depth at once."""
+
+    def __init__(self, trie: TokenTrie) -> None:
+        self.trie = trie
+        self._order = np.argsort(trie.depth, kind="stable").astype(np.int32)
+        bounds = np.searchsorted(trie.depth[self._order], np.arange(1, trie.max_depth + 2))
+        total = len(trie.byte)
+        self._children = np.zeros(total, np.int32)
+        self._first_child = np.zeros(total, np.int32)  # an index into _order, where siblings are neighbours
+        for depth in range(1, trie.max_depth):
+            parents = self._order[bounds[depth - 1] : bounds[depth]]
+            here = self._order[bounds[depth] : bounds[depth + 1]]
+            parent_of = parents[np.searchsorted(parents, here) - 1]
+            owners, firsts, counts = np.unique(parent_of, return_index=True, return_counts=True)
+            self._children[owners] = counts
+            self._first_child[owners] = bounds[depth] + firsts
+
+    def fill(self, dfa: Dfa, state: int, start: int, stop: int, row: Row) -> None:
+        if start >= stop:
+            return
+        t = self.trie
+        allowed = np.zeros(t.row_words * 32, np.bool_)
+        nodes = start + np.flatnonzero(t.depth[start:stop] == t.depth[start])
+        states = np.full(len(nodes), state)
+        with dfa.lock:
+            while len(nodes):
+                for unknown in np.unique(states[dfa.table[states, 0] == UNKNOWN]).tolist():
+                    dfa.expand(unknown)
+                after = dfa.table[states, dfa.column[t.byte[nodes]]]
+                live = after >= 0
+                nodes, after = nodes[live], after[live]
+                allowed[t.tokens[_spans(t.first[nodes], t.first[nodes + 1] - t.first[nodes])]] = True
+                counts = self._children[nodes]
+                states = np.repeat(after, counts)
+                nodes = self._order[_spans(self._first_child[nodes], counts)]
+        row |= np.packbits(allowed, bitorder="little").view("<i4")
+
+
+def _spans(starts: NDArray[np.int32], counts: NDArray[np.int32]) -> NDArray[np.int64]:
+    """The indices start, start + 1, … of every span, one span behind the other."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
+
+
+class TokenIndex(NamedTuple):
+    """Walkers over one vocabulary: over all tokens, and apart over those up to SHORT bytes and the longer ones."""
+
+    all: Walker
+    short: Walker
+    long: Walker
+
+
+@lru_cache(maxsize=8)
+def _index(vocab: Vocabulary, kind: str) -> TokenIndex:
+    walker = NumbaWalker if kind == "numba" else NumpyWalker
+    short, long = build_trie(vocab, longest=SHORT), build_trie(vocab, shortest=SHORT + 1)
+    return TokenIndex(walker(build_trie(vocab)), walker(short), walker(long))
+
+
+_building = threading.Lock()
+
+
+def index_of(vocab: Vocabulary, kind: str | None = None) -> TokenIndex:
+    """The walkers of a vocabulary, built once for each. `kind`: "numba", "numpy" or None for the default."""
+    kind = kind or os.environ.get("STEMMA_GRAMMAR_WALKER") or _default_kind()
+    if kind not in ("numba", "numpy"):
+        raise ValueError(f"STEMMA_GRAMMAR_WALKER must be 'numba' or 'numpy', got {kind!r}")
+    with _building:
+        return _index(vocab, kind)
+
+
+@lru_cache(maxsize=1)
+def _default_kind() -> str:
+    return "numba" if importlib.util.find_spec("numba") else "numpy"
+
+
+class MaskCache:
+    """The rows of one automaton, least recently used first to go. Rows are read-only and may be held for ever.
+
+    States that agree for the length of the longest token share a row (`Dfa.shape`). Nearly all tokens are short, so a
+    row is made from the row of the short ones, shared by the many more states that agree for SHORT bytes, and a walk
+    over the few long ones.
+    """
+
+    def __init__(self, dfa: Dfa, vocab: Vocabulary, index: TokenIndex, max_bytes: int) -> None:
+        self._dfa = dfa
+        self._index = index
+        self._width = index.all.trie.row_words
+        self._eos = [i for i in vocab.eos_ids if 0 <= i < vocab.size]
+        self._rows: OrderedDict[tuple[str, int], Row] = OrderedDict()
+        self._shapes: dict[int, tuple[str, int]] = {}
+        self._counts: dict[tuple[str, int], int] = {}
+        self._kept = max(2, max_bytes // max(4 * self._width, 1))
+        self._lock = threading.Lock()
+        self.eos_row = self._with_bits(self._eos)
+
+    @property
+    def nbytes(self) -> int:
+        return len(self._rows) * 4 * self._width
+
+    def row(self, state: int) -> Row:
+        """The tokens that may follow, EOS among them if the text may end here."""
+        key = self._key(state)
+        row = self._find(key)
+        return self._keep(key, self._compute(key[1])) if row is None else row
+
+    def only(self, token: int) -> Row:
+        """The row that allows just this token."""
+        row = self._find(("only", token))
+        return self._keep(("only", token), self._with_bits([token])) if row is None else row
+
+    def count(self, state: int) -> int:
+        """How many tokens may follow, EOS aside."""
+        key = self._key(state)
+        count = self._counts.get(key)
+        if count is None:
+            count = int(np.bitwise_count(self.row(state).view(np.uint32)).sum())
+            count -= len(self._eos) if self._dfa.accepting[state] else 0
+            self._counts[key] = count
+        return count
+
+    def only_token(self, state: int) -> int:
+        """The one token that may follow, for a state whose count is 1 and that is not accepting."""
+        row = self.row(state).view(np.uint32)
+        word = int(np.flatnonzero(row)[0])
+        return 32 * word + int(row[word]).bit_length() - 1
+
+    def _key(self, state: int) -> tuple[str, int]:
+        key = self._shapes.get(state)
+        if key is None:
+            key = self._shapes[state] = ("all", self._dfa.shape(state, self._index.all.trie.max_depth))
+        return key
+
+    def _compute(self, state: int) -> Row:
+        if not self._dfa.has_runs or not len(self._index.long.trie.byte):
+            row = self._walk(self._index.all, state, np.zeros(self._width, np.int32))
+        else:
+            row = self._walk(self._index.long, state, self._short_row(state).copy())
+        if self._dfa.accepting[state]:
+            row |= self.eos_row
+        return row
+
+    def _short_row(self, state: int) -> Row:
+        shape = self._dfa.shape(state, SHORT)
+        row = self._find(("short", shape))
+        if row is None:
+            row = self._walk(self._index.short, shape, np.zeros(self._width, np.int32))
+            self._keep(("short", shape), row)
+        return row
+
+    def _walk(self, walker: Walker, state: int, row: Row) -> Row:
+        walker.fill(self._dfa, state, 0, len(walker.trie.byte), row)
+        return row
+
+    def _with_bits(self, ids: list[int]) -> Row:
+        row = np.zeros(self._width, np.uint32)
+        for i in ids:
+            row[i >> 5] |= np.uint32(1 << (i & 31))
+        row.flags.writeable = False
+        return row.view(np.int32)
+
+    def _find(self, key: tuple[str, int]) -> Row | None:
+        with self._lock:
+            row = self._rows.get(key)
+            if row is not None:
+                self._rows.move_to_end(key)
+            return row
+
+    def _keep(self, key: tuple[str, int], row: Row) -> Row:
+        row.flags.writeable = False
+        with self._lock:
+            self._rows[key] = row
+            while len(self._rows) > self._kept:
+                self._rows.popitem(last=False)
+        return row
