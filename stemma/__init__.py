@@ -49,7 +49,7 @@ _NAMES = {
     "Engine": "backend.engine",
 }
 
-__all__ = ["__version__", *_NAMES]
+__all__ = ["__version__", *_NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
