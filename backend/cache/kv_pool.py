@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class KVPool:
-    """keys[layer] and values[layer] are [num_slots, Hkv, D]. Slot 0 is padding: written by nobody who matters, never read.
+    """keys[layer] and values[layer] are [num_slots, Hkv, D]. Slot 0 is padding, never read.
 
     All layers of one kind share one allocation [layers, num_slots, Hkv, D], zero at the start.
     """

@@ -68,7 +68,7 @@ def input_logprobs(
 def output_logprobs(
     requests: Sequence[LogprobRequest], logits: Tensor, ids: Sequence[int], results: dict[int, RowLogprobs]
 ) -> None:
-    """Fills `output*` of the requests' results. logits fp32 [N, V], one raw row for each request; ids the tokens drawn."""
+    """Fills `output*` of the requests' results. logits fp32 [N, V], one raw row each; ids the tokens drawn."""
     logprobs = torch.log_softmax(logits, dim=-1)
     for k, request in enumerate(requests):
         result = results[request.index]

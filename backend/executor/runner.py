@@ -1,0 +1,295 @@
+"""ModelRunner: loads a model and executes plans."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stemma.backend.cache.kv_pool import KVPool
+from stemma.backend.core import Int64, Plan, RowLogprobs, SamplingArrays, StepOutput
+from stemma.backend.executor.logprobs import check_ids, input_logprobs, output_logprobs
+from stemma.backend.executor.sampler import sample
+from stemma.backend.executor.weights import DummyWeights, SafetensorWeights, check_directory
+from stemma.backend.layers.batch import ForwardBatch
+from stemma.backend.layers.config import ModelConfig, parse_config, read_json
+from stemma.backend.models import model_class
+from stemma.kernels.attention import AttentionBatch
+from stemma.kernels.decode_step import MAX_TOKENS
+from stemma.kernels.dispatch import resolve
+from stemma.lang.errors import RequestError
+
+if TYPE_CHECKING:
+    from stemma.kernels.decode_step.cpu import FusedDecoder
+
+CPU_POOL_BYTES = 1 << 30  # most memory that the KV pool takes on CPU when its size is not given
+CPU_POOL_SHARE = 0.25  # and the share of the free memory that it may take
+
+
+def _free_memory() -> int:
+    """Bytes of memory that can be taken now; 4 GiB where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as info:
+            for line in info:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 4 << 30
+
+
+def _cores() -> int:
+    """Physical cores that this process may use (two hardware threads of a core share its vector units)."""
+    available = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = set()
+    for cpu in available:
+        try:
+            siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text(
+                encoding="ascii"
+            )
+        except OSError:
+            siblings = str(cpu)
+        cores.add(siblings.strip())
+    return max(1, len(cores))
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """'auto' is fp32 on CPU."""
+    names = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype not in names:
+        raise RequestError(f"dtype must be one of {', '.join(names)}, got {dtype!r}", param="dtype")
+    return names[dtype]
+
+
+def _context_length(config: ModelConfig, wanted: int | None) -> int:
+    if wanted is not None and wanted > config.max_context:
+        raise RequestError(
+            f"context_length {wanted} is longer than the model's {config.max_context} (max_position_embeddings)",
+            param="context_length",
+        )
+    length = wanted or config.max_context
+    if config.sliding_window is not None and config.sliding_window < length:
+        raise RequestError(
+            f"the model attends a sliding window of {config.sliding_window} tokens, which is not supported beyond that "
+            f"length; give context_length <= {config.sliding_window} (it is {length})",
+            param="context_length",
+        )
+    return length
+
+
+class ModelRunner:
+    """The device side of the engine: one model, its KV pool, its kernels.
+
+    `run` executes a plan; call it from one thread at a time. Raises `RequestError` at construction when the model's
+    directory, configuration or weights are wrong or unsupported.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        load_format: str = "auto",
+        dtype: str = "auto",
+        device: str = "auto",
+        max_total_tokens: int | None = None,
+        context_length: int | None = None,
+        max_running_requests: int = 256,
+        seed: int = 0,
+        num_threads: int | None = None,
+        kernels: str | None = None,
+        fused: bool = True,
+    ) -> None:
+        """Loads the model.
+
+        max_total_tokens: KV slots, slot 0 excluded; None is what memory allows. num_threads: None is the physical
+        cores; products of small matrices are bound by the caches' bandwidth, which one core cannot use up. kernels:
+        forces one kind of kernels ('reference', 'sdpa', 'cpu'; see `stemma.kernels.dispatch`). fused: whether steps of
+        a few tokens may use the fused decoder.
+        """
+        if device not in ("auto", "cpu"):
+            raise RequestError(f"device {device!r} is not supported by this runner; supported: cpu", param="device")
+        began = time.perf_counter()
+        self.device = torch.device("cpu")
+        self.dtype = resolve_dtype(dtype, self.device)
+        self.num_threads = num_threads or _cores()
+        torch.set_num_threads(self.num_threads)
+        self.model_dir = Path(model_dir)
+        self.config = parse_config(read_json(check_directory(self.model_dir)), str(self.model_dir / "config.json"))
+        cls = model_class(self.config.architecture)
+        self.vocab_size = self.config.vocab_size
+        self.context_length = _context_length(self.config, context_length)
+        self.max_running_requests = max_running_requests
+        self.kernels = resolve(self.device, self.dtype, kernels)
+        expected = cls.expected(self.config)
+        if load_format == "dummy":
+            weights = DummyWeights(expected, self.dtype, self.device, seed, self.config.initializer_range)
+        elif load_format == "auto":
+            weights = SafetensorWeights(self.model_dir, expected, self.dtype, self.device, self.config.tie_embeddings)
+        else:
+            raise RequestError(f"load_format must be 'auto' or 'dummy', got {load_format!r}", param="load_format")
+        self.model = cls(self.config, weights, self.kernels, self.context_length, self.device)
+        self.num_slots = self._choose_slots(max_total_tokens)
+        c = self.config
+        self.pool = KVPool(c.num_layers, self.num_slots, c.num_kv_heads, c.head_dim, self.dtype, self.device)
+        self._fused = self._fuse() if fused and self.kernels.compiled else None
+        self.parameters = sum(int(np.prod(shape)) for shape in expected.values())
+        self.load_seconds = time.perf_counter() - began
+
+    def _choose_slots(self, max_total_tokens: int | None) -> int:
+        if max_total_tokens is not None:
+            return max_total_tokens + 1
+        c = self.config
+        each = KVPool.bytes_per_slot(c.num_layers, c.num_kv_heads, c.head_dim, self.dtype)
+        budget = min(CPU_POOL_BYTES, int(_free_memory() * CPU_POOL_SHARE))
+        most = self.max_running_requests * self.context_length  # more can never be in use at once
+        return max(min(budget // each, most), self.context_length) + 1
+
+    def model_info(self) -> dict[str, Any]:
+        """Facts about the model and its pool, JSON-ready."""
+        return {
+            "model_path": str(self.model_dir),
+            "architecture": self.config.architecture,
+            "vocab_size": self.vocab_size,
+            "context_length": self.context_length,
+            "parameters": self.parameters,
+            "layers": self.config.num_layers,
+            "hidden_size": self.config.hidden_size,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "num_slots": self.num_slots,
+            "kv_pool_bytes": self.pool.nbytes,
+            "num_threads": self.num_threads,
+            "load_seconds": round(self.load_seconds, 3),
+            "kernels": dict(self.kernels.chosen),
+        }
+
+    def reset(self) -> None:
+        """Forgets everything stored: the KV pool is zero again. Weights stay."""
+        self.pool.clear()
+
+    def _fuse(self) -> FusedDecoder:
+        from stemma.kernels.decode_step.cpu import FusedDecoder  # late: needs numba
+
+        return FusedDecoder(self.model.decoder_weights(self.pool.keys, self.pool.values))
+
+    @staticmethod
+    def _table(plan: Plan) -> AttentionBatch:
+        groups = [(g.first, g.count, g.shared) for g in plan.groups if g.count > 1 and g.shared > 0]
+        return AttentionBatch(plan.slot_table, plan.rows, plan.start, plan.n, plan.offsets, groups)
+
+    def _batch(self, plan: Plan) -> ForwardBatch:
+        positions = torch.from_numpy(plan.positions.astype(np.int64))
+        return ForwardBatch(
+            ids=torch.from_numpy(plan.ids.astype(np.int64)),
+            cos=self.model.rotary.cos.index_select(0, positions),
+            sin=self.model.rotary.sin.index_select(0, positions),
+            slots=torch.from_numpy(plan.out_slots.astype(np.int64)),
+            attention=self._table(plan),
+            keys=self.pool.keys,
+            values=self.pool.values,
+        )
+
+    def _check(self, plan: Plan) -> None:
+        """Compiled kernels do not check bounds: a wrong id or slot must not reach them. Raises `ValueError`."""
+        if not plan.ids.size:
+            raise ValueError("a plan must have at least one token")
+        if plan.ids.max() >= self.vocab_size or plan.ids.min() < 0:
+            bad = plan.ids[(plan.ids >= self.vocab_size) | (plan.ids < 0)][0]
+            raise ValueError(f"token id {bad} is outside the vocabulary of {self.vocab_size}")
+        if plan.out_slots.max() >= self.num_slots or plan.out_slots.min() < 0:
+            bad = plan.out_slots[(plan.out_slots >= self.num_slots) | (plan.out_slots < 0)][0]
+            raise ValueError(f"slot {bad} is outside the pool of {self.num_slots}")
+        if plan.positions.max() >= self.context_length:
+            raise ValueError(f"position {plan.positions.max()} is outside the context of {self.context_length}")
+
+    @torch.inference_mode()
+    def warm_up(self) -> float:
+        """Runs every path once on the padding slot, so that no first-use cost falls into serving; returns the seconds.
+
+        Compiled kernels are built (or read from their cache) when the runner is made; what is left for here is torch's
+        own first-use work. Leaves the pool as it was, apart from slot 0.
+        """
+        began = time.perf_counter()
+        for tokens in (1, MAX_TOKENS, min(64, self.context_length)):
+            self.run(self._padding_plan(tokens, sampled=False))
+            self.run(self._padding_plan(tokens, sampled=True))
+        return time.perf_counter() - began
+
+    def _padding_plan(self, tokens: int, sampled: bool) -> Plan:
+        integers = lambda *values: np.array(values, np.int32)  # noqa: E731
+        floats = lambda value: np.full(1, value, np.float32)  # noqa: E731
+        return Plan(
+            step=0,
+            rows=integers(0),
+            start=integers(0),
+            n=integers(tokens),
+            offsets=integers(0, tokens),
+            ids=np.zeros(tokens, np.int32),
+            positions=np.arange(tokens, dtype=np.int32),
+            out_slots=np.zeros(tokens, np.int32),
+            sample=np.ones(1, np.bool_),
+            slot_table=np.zeros((1, tokens), np.int32),
+            id_table=np.zeros((1, tokens), np.int32),
+            sampling=SamplingArrays(
+                temperature=floats(1.0 if sampled else 0.0),
+                top_p=floats(0.9 if sampled else 1.0),
+                top_k=integers(self.vocab_size),
+                min_p=floats(0.0),
+                seed=np.zeros(1, np.int64),
+                repetition_penalty=floats(1.1 if sampled else 1.0),
+                frequency_penalty=floats(0.0),
+                presence_penalty=floats(0.0),
+                prompt_len=integers(tokens),
+                all_greedy=not sampled,
+                any_filter=sampled,
+                any_penalty=sampled,
+            ),
+        )
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> StepOutput:
+        """Executes a plan. next_ids[i] is -1 where row i does not sample, or where its grammar mask allows nothing."""
+        next_ids = np.full(len(plan.rows), -1, np.int32)
+        places = np.flatnonzero(plan.sample)
+        hidden, logits = self._forward(plan, places)
+        results: dict[int, RowLogprobs] = {}
+        raw: Tensor | None = None
+        outputs = []
+        if plan.logprobs:
+            for request in plan.logprobs:
+                check_ids(request, self.vocab_size)
+                result = results[request.index] = RowLogprobs()
+                if request.input_from >= 0:
+                    input_logprobs(plan, request, hidden, self.model.logits, self.vocab_size, result)
+                if request.output and plan.sample[request.index]:
+                    outputs.append(request)
+            if outputs:
+                # sampling works in place: keep the raw rows
+                raw = logits[torch.from_numpy(np.searchsorted(places, [r.index for r in outputs]))]
+        if places.size:
+            next_ids[places] = sample(logits, plan, places, self.kernels).numpy()
+        if raw is not None:
+            output_logprobs(outputs, raw, [int(next_ids[r.index]) for r in outputs], results)
+        return StepOutput(next_ids, results)
+
+    def _forward(self, plan: Plan, places: Int64) -> tuple[Tensor, Tensor]:
+        """hidden [T, H] after the final norm, and raw fp32 logits [N, V] of the last position of each row in places."""
+        self._check(plan)
+        last = plan.offsets[1:][places] - 1
+        if self._fused is not None and len(plan.ids) <= MAX_TOKENS:
+            return self._fused(plan.ids, plan.positions, plan.out_slots, self._table(plan), last)
+        hidden = self.model.hidden(self._batch(plan))
+        return hidden, self.model.logits(hidden.index_select(0, torch.from_numpy(last.astype(np.int64))))
+
+    @torch.inference_mode()
+    def forward_logits(self, plan: Plan, all_positions: bool = True) -> Tensor:
+        """Runs a plan without sampling; raw fp32 logits of every token [T, V], or of each row's last token [B, V]."""
+        if not all_positions:
+            return self._forward(plan, np.arange(len(plan.rows)))[1]
+        hidden, _ = self._forward(plan, np.arange(0))
+        return self.model.logits(hidden)
