@@ -282,7 +282,8 @@ def _pause(context: Any) -> Any:
 
     def build(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
         if platform.machine() in ("x86_64", "AMD64"):
-            builder.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "pause", "", side_effect=True), [])
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
         return context.get_dummy_value()
 
     return types.void(), build

@@ -358,11 +358,16 @@ class Graph:
         else:
             self.memory.hold_lease(branch)
         with self._lock:
+            if branch.cursor < len(branch.nodes):
+                return  # a delta came in this moment; its own advance follows
             if not branch.settled:
                 branch.settled = True
                 program.unsettled -= 1
-            if program.ended and program.unsettled == 0:
-                self.programs.pop(program.id, None)
+            self._drop_if_over(program)
+
+    def _drop_if_over(self, program: Program) -> None:
+        if program.ended and program.unsettled == 0 and self.programs.get(program.id) is program:
+            del self.programs[program.id]
 
     def fail(self, branch: Branch, error: BaseException, blame: bool = True) -> None:
         """End a branch and everything forked after the failed node. Every node without its answer gets the error.
@@ -416,6 +421,8 @@ class Graph:
                     self.fail(
                         branch, CancelledError(f"program {program_id!r} branch {branch.id!r}: {reason}"), blame=False
                     )
+        with self._lock:
+            self._drop_if_over(program)  # all its branches may have failed before
         return True
 
     def fail_all(self, cause: BaseException) -> None:

@@ -177,9 +177,11 @@ def _decode(raw):
     rest = rest[2 * repeat * dim :]
     m, total, s = rest[:repeat], rest[repeat : 2 * repeat], rest[2 * repeat : 2 * repeat + TILE]
 
+    meeting, goal = a[32], team
     for t in range(me, tokens, team):
         _copy(embedding, np.int64(ids[t]) * hidden, x, t * hidden, hidden)
-    barrier()
+    barrier(meeting, goal)
+    goal += team
     for layer in range(layers_total):
         p = pointers[layer * _POINTERS : (layer + 1) * _POINTERS]
         k_pool, v_pool = f32(p[12], slots_total * kv_size), f32(p[13], slots_total * kv_size)
@@ -188,7 +190,8 @@ def _decode(raw):
             norm_row(x, t * hidden, weight, eps, h, t * hidden, hidden)
         low, high = _share(width, me, team)
         _product(p[1], hidden, h, tokens, low, high, qkv, width, p[2])
-        barrier()
+        barrier(meeting, goal)
+        goal += team
         for item in range(me, tokens * kv_heads, team):
             t, g = item // kv_heads, item % kv_heads
             k_at, v_at = t * width + q_size + g * dim, t * width + q_size + kv_size + g * dim
@@ -203,7 +206,8 @@ def _decode(raw):
             at = np.int64(slots[t]) * kv_size + g * dim
             _copy(qkv, k_at, k_pool, at, dim)
             _copy(qkv, v_at, v_pool, at, dim)
-        barrier()
+        barrier(meeting, goal)
+        goal += team
         for r in range(rows_total):
             base = np.int64(rows[r]) * table_stride
             for t in range(offsets[r], offsets[r + 1]):
@@ -218,11 +222,13 @@ def _decode(raw):
                             m, total, acc, s,
                         )  # fmt: skip
                         end_query(j, dim, total, acc, attended, t * q_size + at)
-        barrier()
+        barrier(meeting, goal)
+        goal += team
         low, high = _share(hidden, me, team)
         _product(p[5], q_size, attended, tokens, low, high, y, hidden, p[6])
         _add(x, y, tokens, low, high, hidden)
-        barrier()
+        barrier(meeting, goal)
+        goal += team
         weight = f32(p[7], hidden)
         for t in range(tokens):
             norm_row(x, t * hidden, weight, eps, h, t * hidden, hidden)
@@ -230,11 +236,13 @@ def _decode(raw):
         _product(p[8], hidden, h, tokens, low, high, gate_up, 2 * inner, p[9])
         _product(p[8], hidden, h, tokens, inner + low, inner + high, gate_up, 2 * inner, p[9])
         _activate(gate_up, tokens, inner, low, high, active)
-        barrier()
+        barrier(meeting, goal)
+        goal += team
         low, high = _share(hidden, me, team)
         _product(p[10], inner, active, tokens, low, high, y, hidden, p[11])
         _add(x, y, tokens, low, high, hidden)
-        barrier()
+        barrier(meeting, goal)
+        goal += team
     for t in range(tokens):
         norm_row(x, t * hidden, final_norm, eps, h, t * hidden, hidden)
         if t % team == me:
@@ -271,11 +279,13 @@ class FusedDecoder:
         common = MAX_TOKENS * (2 * self.hidden + q_size + 2 * kv_size + q_size + 3 * inner)
         self._team = threads()
         self._buffers = (np.zeros(common, np.float32), np.zeros(each * self._team, np.float32))
+        self._meeting = np.zeros(1, np.int64)
         self._arguments = pack(
             len(w.layers), self.hidden, w.heads, w.kv_heads, w.dim, inner, self.vocab, w.layers[0].keys.shape[0],
             w.cos.shape[0], each, 0, 0, 0, 0, 0, w.embedding.data_ptr(), _address(self._pointers), w.norm.data_ptr(),
             w.head.data_ptr(), w.cos.data_ptr(), w.sin.data_ptr(), 0, 0, 0, 0, 0, 0, 0, 0, 0,
-            _address(self._buffers[0]), _address(self._buffers[1]), 0, 0, 0, 0, 0, 0, float(w.eps), float(w.scale),
+            _address(self._buffers[0]), _address(self._buffers[1]), _address(self._meeting), 0, 0, 0, 0, 0,
+            float(w.eps), float(w.scale),
         )  # fmt: skip
 
     @staticmethod
@@ -302,5 +312,6 @@ class FusedDecoder:
             *(_address(x) for x in arrays), _address(table), *(_address(x) for x in tail), result.data_ptr(),
             logits.data_ptr(),
         ]  # fmt: skip
+        self._meeting[0] = 0
         launch(_decode, a, self._team)
         return result, logits

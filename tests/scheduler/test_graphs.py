@@ -242,6 +242,27 @@ def test_cancel_ends_a_branch_with_its_children_and_frees_everything():
     assert scheduler.flush_cache() and scheduler.slots.free_count == scheduler.slots.total
 
 
+def test_cancelling_a_program_that_failed_before_forgets_it():
+    scheduler = make()
+    run(scheduler, one(text("a"), gen(temperature=-1.0), end=False))
+    assert scheduler.graph.programs
+    assert scheduler.graph.cancel("p") and not scheduler.graph.programs
+    assert not scheduler.graph.cancel("p")
+
+
+def test_a_prompt_equal_to_a_running_one_joins_it():
+    scheduler = make(eos_every=10**9)
+    events: list[dict[str, Any]] = []
+    scheduler.submit(parse_delta(one(text("same words"), gen(max_new_tokens=20), program="a")), events.append)()
+    for _ in range(4):
+        scheduler.step()
+    scheduler.submit(parse_delta(one(text("same words"), gen(max_new_tokens=20), program="b")), events.append)()
+    while scheduler.step():
+        scheduler.check()
+    assert len(events) == 2 and events[0]["ids"] == events[1]["ids"]
+    assert events[1]["meta"]["cached_tokens"] == 10
+
+
 def random_delta(rng: random.Random, name: str) -> dict[str, Any]:
     def nodes(depth: int) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
