@@ -137,9 +137,9 @@ class Engine:
 
     def generate(
         self,
-        prompt: str | list[str] | None = None,
-        sampling_params: Mapping[str, Any] | list[Mapping[str, Any]] | None = None,
-        input_ids: list[int] | list[list[int]] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
         *,
         stream: bool = False,
         **fields: Any,
@@ -175,9 +175,9 @@ class Engine:
 
     async def async_generate(
         self,
-        prompt: str | list[str] | None = None,
-        sampling_params: Mapping[str, Any] | list[Mapping[str, Any]] | None = None,
-        input_ids: list[int] | list[list[int]] | None = None,
+        prompt: str | Sequence[str] | None = None,
+        sampling_params: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        input_ids: Sequence[int] | Sequence[Sequence[int]] | None = None,
         *,
         stream: bool = False,
         **fields: Any,

@@ -57,10 +57,10 @@ def main() -> None:
     print(f"select   {review}\n         {states[-1]['verdict']}\n")
 
     passage = (
-        "Notes from the village. Mira Solheim is a baker and lives in Harlow. She is 41 years old. "
-        "Her dog is called Biscuit. The market opens on Friday at the old square."
+        "The bakery Luna is on Mill Lane. It was founded in 1987 and is owned by Clara Berg. "
+        "Luna opens at 7 am and closes at 6 pm. It is known for its lemon cake."
     )
-    questions = ["What is the age of Mira Solheim?", "What is the job of Mira Solheim?", "What day does the market open?"]
+    questions = ["Who owns Luna?", "When does Luna open?", "What is Luna known for?"]
     states.append(read.run(passage, questions, temperature=0))
     print(f"fork     {passage}")
     for question, answer in zip(questions, states[-1]["answer"], strict=True):

@@ -25,7 +25,7 @@ def programs() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Engine]:
-    with Engine() as engine:
+    with Engine(num_threads=1) as engine:
         stemma.set_default_backend(engine)
         yield engine
         stemma.set_default_backend(None)

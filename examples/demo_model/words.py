@@ -4,6 +4,8 @@ Plain data, kept in one place on purpose: every list comes as a training part an
 where the evaluation needs words the model never saw, a ``HELD_`` part that the
 generators must not use.  ``evaluate.py`` asserts that the two never meet.
 """
+# ruff: noqa: E501
+# fmt: off
 
 from __future__ import annotations
 
@@ -54,7 +56,7 @@ Madrid, Tokyo, Vienna, Prague, Oslo, Dublin, Lisbon, Athens, Cairo, Nairobi, Lim
 HELD_CITIES = _w("""
 Pittsburgh, Baltimore, Nashville, Tucson, Omaha, Winnipeg, Halifax, Plymouth, Norwich, Sheffield, Bordeaux,
 Grenoble, Leipzig, Stuttgart, Bologna, Palermo, Bilbao, Granada, Utrecht, Ghent, Lausanne, Graz, Gdansk,
-Odessa, Haifa, Jaipur, Kolkata, Nagoya, Sapporo, Adelaide, Brisbane, Wellington, Mombasa, Accra, Tampere,
+Odessa, Haifa, Jaipur, Kolkata, Nagoya, Sapporo, Adelaide, Brisbane, Dunedin, Mombasa, Kumasi, Tampere,
 Malmo, Salt Lake City, Santa Cruz, Fort Worth, Palo Alto
 """)
 JOBS = _w("""
@@ -88,7 +90,7 @@ PET_NAMES = _w("""
 Rex, Bella, Max, Luna, Charlie, Coco, Rocky, Daisy, Buddy, Milo, Lucy, Molly, Toby, Ruby, Oreo, Ginger, Simba,
 Nala, Pepper, Shadow, Snowy, Spot, Tiger, Smokey, Lola, Oscar, Felix, Kiki, Teddy, Penny
 """)
-HELD_PET_NAMES = _w("Biscuit, Pickles, Waffles, Ziggy, Noodle, Marble, Clover, Banjo, Pippin, Domino, Fudge, Maple")
+HELD_PET_NAMES = _w("Biscuit, Pickles, Waffles, Ziggy, Noodle, Rascal, Clover, Bingo, Pippin, Domino, Fudge, Tofu")
 PLACES = _w("""
 the main office, room 4, room 12, the library, the park, the town hall, the cafe, the kitchen, the school,
 the station, the garden, the lobby, the museum, the gym, the meeting room, the conference room, the lab,
@@ -108,8 +110,8 @@ TITLE_N = _w("""
 River, Garden, House, Road, Mountain, Sea, Forest, Tower, Letter, City, Island, Bridge, Key, Door, Star, Moon,
 Storm, Song, Shadow, Mirror, Clock, Train, Harbor, Field, Crown, Bird, Wolf, Flower, Castle, Fire
 """)
-HELD_TITLE_A = _w("Crimson, Wandering, Hollow, Velvet, Forgotten, Crooked, Amber, Restless, Marble, Twilight")
-HELD_TITLE_N = _w("Lighthouse, Orchard, Compass, Violin, Meadow, Labyrinth, Sparrow, Canyon, Lantern, Voyage")
+HELD_TITLE_A = _w("Crimson, Wandering, Hollow, Velvet, Forgotten, Crooked, Amber, Restless, Sapphire, Twilight")
+HELD_TITLE_N = _w("Lighthouse, Orchard, Compass, Gondola, Meadow, Labyrinth, Pavilion, Canyon, Lantern, Voyage")
 STREETS = _w("""
 Main Street, Oak Street, Park Road, High Street, Mill Lane, River Road, Church Street, Station Road, Hill Street,
 Garden Lane, Lake Road, Market Square, Elm Street, Bridge Street, King Street, Queen Street, Maple Avenue
@@ -122,12 +124,12 @@ roast chicken, hot chocolate, mint tea, carrot cake, onion tart, rice pudding, g
 """)
 HELD_FOODS = _w("pumpkin soup, plum cake, mushroom risotto, cinnamon rolls, lentil stew, potato salad")
 MAIL_HOSTS = _w("mail.com, example.com, post.net, inbox.org, office.io, web.de, school.edu, home.net, example.org")
-ONSETS = _w("""
+ONSETS = ["", "", *_w("""
 b, br, c, ch, cl, d, dr, f, fl, g, gr, h, j, k, kr, l, m, n, p, pl, pr, qu, r, s, sh, sk, sl, st, t, th, tr, v, w,
 y, z, bl, gl, fr, sn, sw
-""") + ["", ""]
+""")]
 VOWELS = _w("a, e, i, o, u, a, e, i, o, ai, ea, ee, ia, io, oo, ou, ua, y, au, ei")
-CODAS = _w("b, ck, d, l, ll, m, n, nd, ng, nt, p, r, rd, rk, rn, s, sk, ss, st, t, th, v, x, z, ld, lm, rt, ff") + [""] * 22
+CODAS = _w("b, ck, d, l, ll, m, n, nd, ng, nt, p, r, rd, rk, rn, s, sk, ss, st, t, th, v, x, z, ld, lm, rt, ff") + 22 * [""]
 ENDINGS = _w("son, ton, ville, burg, ford, berg, field, man, ski, ova, ez, ini, ley, wood, stad, land, port, dale")
 
 # ---- category lists: "name three fruits", "which of these is a fruit?", "is a plum a fruit?"
