@@ -31,7 +31,7 @@ class EngineConfig:
     context_length: int | None = _opt(None, "longest sequence in tokens; default: the model's")
     max_running_requests: int = _opt(256, "most branches in one step")
     max_total_tokens: int | None = _opt(None, "KV slots; default: what fits in memory, at least one full context")
-    chunked_prefill_size: int = _opt(512, "most prompt tokens computed in one step")
+    chunked_prefill_size: int = _opt(2048, "most prompt tokens computed in one step")
     schedule_policy: str = _opt(
         "lpm", "order of the waiting queue: longest prefix match, or first come", ("lpm", "fcfs")
     )

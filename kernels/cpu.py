@@ -170,6 +170,14 @@ def launch(kernel: Any, arguments: np.ndarray, team: int | None = None) -> None:
         _parallel(kernel.address, address, team or torch.get_num_threads(), 0)
 
 
+ALONE = 1 << 16  # elements that one thread handles sooner than a second thread wakes up
+
+
+def team_for(elements: int) -> int | None:
+    """The `team` of a launch over that many elements: one thread for little work, else all."""
+    return 1 if elements < ALONE else None
+
+
 def pack(*values: int | float) -> np.ndarray:
     """Arguments of a kernel; floats are stored as the bits of a float64 (read them through a float64 view)."""
     array = np.empty(len(values), np.int64)

@@ -136,7 +136,7 @@ def sample(logits: Tensor, plan: Plan, places: Int64, kernels: Kernels) -> Tenso
     """
     s = plan.sampling
     if s.all_greedy and not s.any_penalty and not plan.masks and not s.bias:
-        return torch.argmax(logits, dim=-1)
+        return _best(logits)
     place = {int(i): k for k, i in enumerate(places)}
     if s.bias:
         _add_bias(logits, plan, place)
@@ -144,7 +144,7 @@ def sample(logits: Tensor, plan: Plan, places: Int64, kernels: Kernels) -> Tenso
         _penalise(logits, plan, places)
     impossible = _apply_masks(logits, plan, place) if plan.masks else []
     if s.all_greedy:
-        ids = torch.argmax(logits, dim=-1)
+        ids = _best(logits)
     else:
         ids = _draw(logits, plan, places, s, kernels)
     for k in impossible:
@@ -152,9 +152,16 @@ def sample(logits: Tensor, plan: Plan, places: Int64, kernels: Kernels) -> Tenso
     return ids
 
 
+def _best(logits: Tensor) -> Tensor:
+    """The likeliest token of each row, lowest id first. numpy's argmax is vectorised on CPU, torch's is not."""
+    if logits.device.type == "cpu":
+        return torch.from_numpy(logits.numpy().argmax(axis=1))
+    return torch.argmax(logits, dim=-1)
+
+
 def _draw(logits: Tensor, plan: Plan, places: Int64, s: SamplingArrays, kernels: Kernels) -> Tensor:
     greedy = s.temperature[places] == 0
-    ids = torch.argmax(logits, dim=-1) if greedy.any() else None
+    ids = _best(logits) if greedy.any() else None
     drawn = np.flatnonzero(~greedy)
     if not drawn.size:
         assert ids is not None

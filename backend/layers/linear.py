@@ -6,12 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stemma.backend.layers.pages import place
+
 
 class Linear:
     """weight [out, in], bias [out] or None. Several projections of one input are one `Linear` (`fused`)."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.weight = weight
+        self.weight = place(weight)
         self.bias = bias
 
     @classmethod

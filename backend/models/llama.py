@@ -97,6 +97,8 @@ class LlamaForCausalLM:
         ]
         self.norm = weights.take("model.norm.weight")
         self.head = Linear(self.embedding if config.tie_embeddings else weights.take("lm_head.weight"))
+        if config.tie_embeddings:
+            self.embedding = self.head.weight
         self.rotary = RotaryTable(config.rope, config.head_dim, context_length, device)
 
     def hidden(self, batch: ForwardBatch) -> Tensor:

@@ -18,6 +18,7 @@ from stemma.kernels.cpu import (
     norm_row,
     pack,
     put,
+    team_for,
     thread_count,
     thread_index,
 )
@@ -62,7 +63,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None) -
     arguments = pack(
         x.data_ptr(), weight.data_ptr(), out.data_ptr(), tokens, groups, size, x.stride(0), out.stride(0), float(eps)
     )
-    launch(_norm, arguments)
+    launch(_norm, arguments, team_for(x.numel()))
     return out
 
 
@@ -73,5 +74,6 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: T
     launch(
         _add_norm,
         pack(x.data_ptr(), residual.data_ptr(), weight.data_ptr(), out.data_ptr(), tokens, size, float(eps)),
+        team_for(x.numel()),
     )
     return out

@@ -6,7 +6,7 @@ import numpy as np
 from numba.np.numpy_support import carray
 from torch import Tensor
 
-from stemma.kernels.cpu import SIGNATURE, compiled, f32, launch, pack, rotate_row, thread_count, thread_index
+from stemma.kernels.cpu import SIGNATURE, compiled, f32, launch, pack, rotate_row, team_for, thread_count, thread_index
 
 
 @compiled(SIGNATURE)
@@ -27,4 +27,4 @@ def apply_rope(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> None:
     """See the package docstring."""
     tokens, heads, dim = q.shape
     pointers = (q.data_ptr(), k.data_ptr(), cos.data_ptr(), sin.data_ptr())
-    launch(_rope, pack(*pointers, tokens, heads, k.shape[1], dim // 2, q.stride(0), k.stride(0)))
+    launch(_rope, pack(*pointers, tokens, heads, k.shape[1], dim // 2, q.stride(0), k.stride(0)), team_for(q.numel()))

@@ -8,7 +8,20 @@ from numba import njit
 from numba.np.numpy_support import carray
 from torch import Tensor
 
-from stemma.kernels.cpu import FAST, SIGNATURE, compiled, f32, get, launch, pack, put, silu, thread_count, thread_index
+from stemma.kernels.cpu import (
+    FAST,
+    SIGNATURE,
+    compiled,
+    f32,
+    get,
+    launch,
+    pack,
+    put,
+    silu,
+    team_for,
+    thread_count,
+    thread_index,
+)
 
 
 @njit(**FAST)
@@ -31,5 +44,5 @@ def silu_and_mul(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
     """See the package docstring."""
     tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty(tokens, size) if out is None else out
-    launch(_silu_and_mul, pack(gate_up.data_ptr(), out.data_ptr(), tokens, size))
+    launch(_silu_and_mul, pack(gate_up.data_ptr(), out.data_ptr(), tokens, size), team_for(gate_up.numel()))
     return out

@@ -7,7 +7,20 @@ from numba import njit
 from numba.np.numpy_support import carray
 from torch import Tensor
 
-from stemma.kernels.cpu import FAST, SIGNATURE, compiled, f32, get, i64, launch, pack, put, thread_count, thread_index
+from stemma.kernels.cpu import (
+    FAST,
+    SIGNATURE,
+    compiled,
+    f32,
+    get,
+    i64,
+    launch,
+    pack,
+    put,
+    team_for,
+    thread_count,
+    thread_index,
+)
 
 
 @njit(**FAST)
@@ -32,4 +45,6 @@ def store_kv(k: Tensor, v: Tensor, slots: Tensor, k_pool: Tensor, v_pool: Tensor
     """See the package docstring."""
     tokens, heads, dim = k.shape
     pointers = (k.data_ptr(), v.data_ptr(), slots.data_ptr(), k_pool.data_ptr(), v_pool.data_ptr())
-    launch(_store, pack(*pointers, tokens, heads * dim, k.stride(0), v.stride(0), k_pool.shape[0]))
+    launch(
+        _store, pack(*pointers, tokens, heads * dim, k.stride(0), v.stride(0), k_pool.shape[0]), team_for(2 * k.numel())
+    )
