@@ -15,6 +15,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ def _cache_directory() -> str:
 
 
 _CACHE = _cache_directory()
+if not os.path.isdir(_CACHE):
+    print("stemma: compiling the CPU kernels for this machine; about ten seconds, once", file=sys.stderr, flush=True)
 
 
 def compiled(signature: Any) -> Callable[[Any], Any]:

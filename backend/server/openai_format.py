@@ -88,6 +88,9 @@ class Call:
     top_logprobs: int
 
 
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
 def parse_chat(body: Mapping[str, Any]) -> Call:
     """The body of /v1/chat/completions."""
     refuse_unsupported(body, UNSUPPORTED_CHAT)
@@ -249,8 +252,8 @@ def chat_nodes(messages: Any, continue_last: bool = False) -> tuple[Node, ...]:
         if not isinstance(message, Mapping):
             raise RequestError(f"{where} must be an object, got {message!r}", param="messages")
         role = message.get("role")
-        if not isinstance(role, str) or not role:
-            raise RequestError(f"{where}.role must be a non-empty string, got {role!r}", param="messages")
+        if role not in ROLES:
+            raise RequestError(f"{where}.role must be one of {', '.join(ROLES)}, got {role!r}", param="messages")
         try:
             refuse_unsupported(message, _UNSUPPORTED_MESSAGE)
         except RequestError as error:
