@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from stemma.backend.grammar.base import Matcher
 from stemma.backend.messages import ANSWERED, LogprobOptions, Node, SelectNode
 from stemma.lang.params import SamplingParams
 
+_log = logging.getLogger("stemma")
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
 
@@ -158,8 +160,11 @@ class Branch:
         return int(self.program.rows.length[self.row]) if self.row >= 0 else len(self._ids)
 
     def emit(self, node: int, event: str, **fields: Any) -> None:
-        """Send an event about one of this branch's nodes to whoever sent the node."""
-        self.sinks[node]({"event": event, "branch": self.id, "node": node, **fields})
+        """Send an event about one of this branch's nodes to whoever sent the node. A listener that raises is logged."""
+        try:
+            self.sinks[node]({"event": event, "branch": self.id, "node": node, **fields})
+        except Exception:  # theirs, not ours: the engine serves others too
+            _log.exception("the listener of program %r raised on a %r event", self.program.id, event)
 
     def open_nodes(self) -> list[int]:
         """The nodes that expect an answer and have none: gens, selects and role markers."""

@@ -263,6 +263,18 @@ def test_a_prompt_equal_to_a_running_one_joins_it():
     assert events[1]["meta"]["cached_tokens"] == 10
 
 
+def test_a_listener_that_raises_harms_only_itself(caplog: pytest.LogCaptureFixture):
+    scheduler = make()
+
+    def broken(event: dict[str, Any]) -> None:
+        raise ValueError("listener")
+
+    scheduler.submit(parse_delta(one(text("a"), gen(max_new_tokens=2), program="bad")), broken)()
+    (done,) = run(scheduler, one(text("ab"), gen(max_new_tokens=3)))
+    assert done["ids"] == expected(ids_of("ab"), 3)
+    assert "listener of program 'bad'" in caplog.text
+
+
 def random_delta(rng: random.Random, name: str) -> dict[str, Any]:
     def nodes(depth: int) -> list[dict[str, Any]]:
         out: list[dict[str, Any]] = []
