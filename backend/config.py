@@ -40,6 +40,9 @@ class EngineConfig:
         "share of a running branch's remaining max_new_tokens kept free at admission; higher means fewer retractions",
     )
     disable_radix_cache: bool = _opt(False, "compute every prompt in full")
+    grammar_backend: str = _opt(
+        "native", "engine of constraints; the others are optional extras", ("native", "llguidance", "xgrammar")
+    )
     disable_jump_forward: bool = _opt(False, "sample forced tokens one by one")
     random_seed: int = _opt(0, "seed of dummy weights and of requests that give none")
     lease_seconds: float = _opt(60.0, "how long a program's branch may stay idle before its lease ends")

@@ -19,6 +19,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from stemma.backend.config import EngineConfig
+from stemma.backend.grammar.adapters import backend_named
 from stemma.backend.grammar.base import Grammar
 from stemma.backend.grammar.compiler import GrammarCache
 from stemma.backend.grammar.compiler import warm_up as warm_up_grammar
@@ -84,7 +85,7 @@ class Engine:
         self.chat = ChatTemplate.load(config.model_dir, self.tokenizer)
         self.text = ModelText(self.tokenizer, self.chat)
         vocabulary = self.tokenizer.vocabulary(self.runner.vocab_size)
-        self._grammars = GrammarCache(vocabulary)
+        self._grammars = GrammarCache(vocabulary, compile=backend_named(config.grammar_backend).compile)
         self._compilers = ThreadPoolExecutor(1, "stemma-grammar")
         self._compilers.submit(warm_up_grammar)
         self._compilers.submit(index_of, vocabulary)

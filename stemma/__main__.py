@@ -15,7 +15,8 @@ Stemma runs programs with language models, and serves them.
 commands:
   serve      start a server: /generate, /v1/graph, OpenAI-compatible routes
   run        run a program file on the bundled model, or on a server with --url
-  bench      measure: scheduler, offline
+  grammar    check: run JSON schemas with their instances through a constraint engine
+  bench      measure: scheduler, offline, grammar
   --version  print the version
 
 Each command explains itself: stemma serve --help
@@ -30,6 +31,7 @@ examples:
 COMMANDS = {
     "serve": "stemma.backend.server.launch",
     "run": "stemma.interpreter.command",
+    "grammar": "stemma.backend.grammar.command",
     "bench": "stemma.backend.bench.command",
 }
 

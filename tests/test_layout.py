@@ -33,6 +33,7 @@ MAY = {
     "backend/cache": ("backend.core", "backend.cache"),
     "backend/text": ("lang.errors", "lang.params", "backend.grammar.base", "backend.text"),
     "backend/grammar": ("lang.errors", "lang.params", "backend.grammar"),
+    "backend/grammar/command.py": ("lang.errors", "lang.params", "backend.grammar", "backend.text"),
     "backend/scheduler": (
         "lang.errors", "lang.params", "lang.choices", "backend.core", "backend.messages", "backend.cache",
         "backend.grammar.base", "backend.scheduler",

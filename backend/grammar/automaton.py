@@ -1,10 +1,10 @@
 """From IR to a byte automaton that is made deterministic state by state, as decoding needs it.
 
-The nondeterministic automaton (`Nfa`) has one place per character of the IR, not per byte: an edge carries a whole
-character set as a UTF-8 byte tree, shared by all edges with that set. A deterministic state is a set of items
-(tree, place): "the rest of this tree's character is still to come, then go to that place" (Thompson's subset
-construction over two levels). No item is a dead end, since the IR holds no empty language and `Nfa._restrict` keeps
-it so; a state is dead exactly when it is the empty set, and it is never made.
+A deterministic state is a set of items (stack, tree, place): "the rest of this tree's character is still to come, then
+go to that place" (Thompson's subset construction over two levels). The stack says where calls of rules come back to.
+Stacks are linked nodes, shared and numbered, so that a state stays a set of numbers, and a recursive grammar is an
+automaton with as many states as it has been used for. No item is a dead end, since the IR holds no empty language and
+`Nfa._restrict` keeps it so; a state is dead exactly when it is the empty set, and it is never made.
 
 Bytes that no edge tells apart share a column of the transition table: columns are the intervals between cut points.
 """
@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import bisect
 import threading
-from typing import NamedTuple, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stemma.backend.grammar import ir
-from stemma.backend.grammar.charset import ByteTree, byte_tree
-from stemma.backend.grammar.limits import MAX_ITEMS, MAX_STATES, MAX_WORK, Deadline
+from stemma.backend.grammar.limits import MAX_ITEMS, MAX_PUSHES, MAX_STATES, MAX_WORK, Deadline
+from stemma.backend.grammar.nfa import ALL_BYTES, Nfa, Run
+from stemma.backend.grammar.slices import LONGEST, touches
 from stemma.lang.errors import ConstraintError
 
 DEAD = -1
@@ -28,162 +30,17 @@ UNKNOWN = -2  # a whole row is either known or unknown
 
 _PLACE_BITS = 24
 _PLACE_MASK = (1 << _PLACE_BITS) - 1
+_STACK_SHIFT = 2 * _PLACE_BITS
+_TREE_MASK = _PLACE_MASK << _PLACE_BITS
 _ACCEPT = -1  # the item of a state where the text may end
-LONG_RUN = 32  # required copies from which on a run is worth remembering
+_FREE = -1  # instead of a count that does not matter within the horizon of `Dfa.shape`
 _MEMO_SIZE = 256  # closures above this size are not kept
 
 Items = frozenset[int]
-ALL_BYTES = frozenset(range(256))
 
 
-class Run(NamedTuple):
-    """The copies of `x` that `x{n}` or `x{0,n}` (`optional`) were written out to: places [first, stop), each copy
-    `stride` of them, in the same order in every copy."""
-
-    first: int
-    stop: int
-    stride: int
-    optional: bool
-
-
-class Nfa:
-    """Places joined by empty moves and by edges (tree, target). Place 0 is the start, place 1 the end."""
-
-    def __init__(self, node: ir.Node, deadline: Deadline, alphabet: frozenset[int] = ALL_BYTES) -> None:
-        self.edges: list[list[tuple[int, int]]] = [[], []]
-        self.empty: list[list[int]] = [[], []]
-        self.trees: list[ByteTree] = []
-        self.runs: list[Run] = []  # disjoint, in order
-        self._tree_ids: dict[int, int] = {}
-        self._bytes: list[int | None] = [None] * 256
-        self._deadline = deadline
-        self._since_check = 0
-        self._build(node, 0, 1)
-        if alphabet != ALL_BYTES:
-            self._restrict(alphabet)
-
-    @property
-    def nbytes(self) -> int:
-        """An estimate: two lists and one edge per place."""
-        return 250 * len(self.edges) + 200 * len(self.trees)
-
-    def _place(self) -> int:
-        self._since_check += 1
-        if self._since_check >= 1024:
-            self._since_check = 0
-            self._deadline.check()
-        self.edges.append([])
-        self.empty.append([])
-        return len(self.edges) - 1
-
-    def tree(self, tree: ByteTree) -> int:
-        found = self._tree_ids.get(id(tree))
-        if found is None:
-            found = self._tree_ids[id(tree)] = len(self.trees)
-            self.trees.append(tree)
-        return found
-
-    def _byte(self, value: int) -> int:
-        found = self._bytes[value]
-        if found is None:
-            found = self._bytes[value] = self.tree(((value, value, None),))
-        return found
-
-    def _restrict(self, alphabet: frozenset[int]) -> None:
-        """Keep only texts over `alphabet`: drop the other bytes, then every edge that can no longer reach the end."""
-        trees = [_restricted(tree, alphabet) for tree in self.trees]
-        sources: list[list[int]] = [[] for _ in self.edges]
-        for place, edges in enumerate(self.edges):
-            edges[:] = [(tree, target) for tree, target in edges if trees[tree]]
-            for target in [*(target for _, target in edges), *self.empty[place]]:
-                sources[target].append(place)
-        live, todo = {1}, [1]
-        while todo:
-            new = [place for place in sources[todo.pop()] if place not in live]
-            live.update(new)
-            todo += new
-        for edges in self.edges:
-            edges[:] = [(tree, target) for tree, target in edges if target in live]
-        self.trees = trees
-        self._tree_ids = {id(tree): i for i, tree in enumerate(trees)}
-
-    def _build(self, node: ir.Node, start: int, end: int) -> None:
-        """Add paths for `node`. May add moves out of `start` and into `end`, never into `start` or out of `end`."""
-        if isinstance(node, ir.Chars):
-            self.edges[start].append((self.tree(byte_tree(node.ranges)), end))
-        elif isinstance(node, ir.Words):
-            self._words(node.words, start, end)
-        elif isinstance(node, ir.Seq):
-            for part in node.parts[:-1]:
-                place = self._place()
-                self._build(part, start, place)
-                start = place
-            self._build(node.parts[-1], start, end)
-        elif isinstance(node, ir.Alt):
-            for option in node.options:
-                self._build(option, start, end)
-        else:
-            self._repeat(node, start, end)
-
-    def _words(self, words: tuple[bytes, ...], start: int, end: int) -> None:
-        """A trie. The words are sorted, so each shares a path with the one before it, or with none."""
-        path, previous = [start], b""
-        for word in words:
-            shared = 0
-            while shared < len(previous) and shared < len(word) and previous[shared] == word[shared]:
-                shared += 1
-            del path[shared + 1 :]
-            for byte in word[shared:]:
-                place = self._place()
-                self.edges[path[-1]].append((self._byte(byte), place))
-                path.append(place)
-            self.empty[path[-1]].append(end)
-            previous = word
-
-    def _repeat(self, node: ir.Repeat, start: int, end: int) -> None:
-        low, high = node.low, node.high
-        required = max(low - 1, 0) if high is None else low
-        first = len(self.edges)
-        for _ in range(required):
-            place = self._place()
-            self._build(node.node, start, place)
-            start = place
-        if required >= LONG_RUN and not (self.runs and self.runs[-1].first >= first):
-            self._add_run(first, required, optional=False)
-        if high is None:
-            enter, leave = self._place(), self._place()
-            self.empty[start].append(enter)
-            self._build(node.node, enter, leave)
-            self.empty[leave] += [enter, end]
-            if low == 0:
-                self.empty[start].append(end)
-            return
-        first = len(self.edges)
-        for _ in range(high - low):
-            self.empty[start].append(end)
-            place = self._place()
-            self._build(node.node, start, place)
-            start = place
-        self.empty[start].append(end)
-        if high - low > 1:
-            self._add_run(first, high - low, optional=True)
-
-    def _add_run(self, first: int, copies: int, *, optional: bool) -> None:
-        """Remember the copies that were built since place `first`; the runs inside them are forgotten."""
-        while self.runs and self.runs[-1].first >= first:
-            self.runs.pop()
-        stop = len(self.edges)
-        self.runs.append(Run(first, stop, (stop - first) // copies, optional))
-
-
-def _restricted(tree: ByteTree, alphabet: frozenset[int]) -> ByteTree:
-    """The part of the tree that is spelled with bytes of `alphabet`; () if there is none."""
-    edges: list[tuple[int, int, ByteTree | None]] = []
-    for low, high, rest in tree:
-        below = None if rest is None else _restricted(rest, alphabet)
-        if below is None or below:
-            edges.extend((byte, byte, below) for byte in range(low, high + 1) if byte in alphabet)
-    return tuple(edges)
+def _tree_of(item: int) -> int:
+    return item & _TREE_MASK
 
 
 class Dfa:
@@ -192,9 +49,25 @@ class Dfa:
     `table`: int32[capacity, columns], next state, DEAD or UNKNOWN. `column`: int16[256], byte to column.
     """
 
-    def __init__(self, node: ir.Node, deadline: Deadline, alphabet: frozenset[int] = ALL_BYTES) -> None:
-        self._nfa = Nfa(node, deadline, alphabet)
+    def __init__(
+        self,
+        node: ir.Node,
+        deadline: Deadline,
+        alphabet: frozenset[int] = ALL_BYTES,
+        rules: Sequence[ir.Node] = (),
+        *,
+        trim: bool = False,
+    ) -> None:
+        self._nfa = Nfa(node, deadline, alphabet, rules, trim=trim)
         self._intern_subtrees()
+        self._covers = [self._nfa.covers.get(i, 0) for i in range(len(self._nfa.trees))]
+        self._touches = [touches([(a, b) for a, b, _ in tree]) for tree in self._nfa.trees]
+        self._rooms: dict[tuple[int, int], tuple[int, bool]] = {}
+        # (place to come back to, stack there, characters read since, where they are counted); 0: the bottom
+        self._stacks: list[tuple[int, int, int]] = [(1, 0, 0)]
+        self._stack_ids: dict[tuple[int, int, int], int] = {}
+        self._groups: dict[tuple[int, ...], list[tuple[list[int], tuple[tuple[int, int], ...]]]] = {}
+        self._local: dict[int, tuple[list[int], list[tuple[int, int]], bool]] = {}
         cuts = sorted({0} | {c for tree in self._nfa.trees for a, b, _ in tree for c in (a, b + 1)} - {256})
         self.column: NDArray[np.int16] = (np.searchsorted(cuts, np.arange(256), side="right") - 1).astype(np.int16)
         self.columns: list[int] = self.column.tolist()
@@ -218,7 +91,7 @@ class Dfa:
     @property
     def has_runs(self) -> bool:
         """`shape` may map states to others."""
-        return bool(self._run_starts)
+        return bool(self._run_starts or self._nfa.bounds)
 
     @property
     def crowded(self) -> bool:
@@ -272,8 +145,8 @@ class Dfa:
         """The byte that must come next, or -1: several may, or the text may end here."""
         if self.accepting[state]:
             return -1
-        live = np.flatnonzero(self.row(state) >= 0)
-        return self._only_byte.get(int(live[0]), -1) if len(live) == 1 else -1
+        live = self.row(state) >= 0
+        return self._only_byte.get(int(live.argmax()), -1) if np.count_nonzero(live) == 1 else -1
 
     def expand(self, state: int) -> NDArray[np.int32]:
         """Work out a state's row. ConstraintError when the automaton grows over its limits."""
@@ -281,7 +154,7 @@ class Dfa:
             if self.table[state, 0] != UNKNOWN:
                 return self.table[state]
             width = self.table.shape[1]
-            items = [i for i in self._items[state] if i >= 0]
+            items = sorted([i for i in self._items[state] if i >= 0], key=_tree_of)
             row = self._row_of_one(items[0], width) if len(items) == 1 else self._row_of_many(items, width)
             self.table[state, 1:] = row[1:]
             self.table[state, 0] = row[0]  # last: readers without the lock look here
@@ -289,36 +162,86 @@ class Dfa:
 
     def _row_of_one(self, item: int, width: int) -> list[int]:
         row = [DEAD] * width
-        place = item & _PLACE_MASK
-        for low, high, rest in self._moves[item >> _PLACE_BITS]:
-            after = self._state_at(place) if rest < 0 else self._state_of_item(rest << _PLACE_BITS | place)
-            for column in range(low, high + 1):
-                row[column] = after
+        rest_of_item = item & ~_TREE_MASK
+        for low, high, rest in self._moves[(item & _TREE_MASK) >> _PLACE_BITS]:
+            if rest < 0:
+                after = self._intern(self._complete(rest_of_item))
+            else:
+                after = self._state_of_item(rest << _PLACE_BITS | rest_of_item)
+            if low == high:
+                row[low] = after
+            else:
+                row[low : high + 1] = [after] * (high + 1 - low)
         return row
 
     def _row_of_many(self, items: list[int], width: int) -> list[int]:
         """Items may be many (a bounded repeat of something long), so work is proportional to their edges."""
-        reached: list[list[int]] = [[] for _ in range(width)]
-        for item in items:
-            place = item & _PLACE_MASK
-            for low, high, rest in self._moves[item >> _PLACE_BITS]:
-                after = ~place if rest < 0 else rest << _PLACE_BITS | place  # ~place: the character is complete
-                for column in range(low, high + 1):
-                    reached[column].append(after)
-        known: dict[tuple[int, ...], int] = {(): DEAD}
-        row = []
-        for column in range(width):
-            key = tuple(reached[column])
+        trees = tuple([(item & _TREE_MASK) >> _PLACE_BITS for item in items])
+        groups = self._groups.get(trees)
+        if groups is None:
+            groups = self._grouped(trees, width)
+            if len(trees) <= _MEMO_SIZE:
+                self._groups[trees] = groups
+        known: dict[tuple[int, ...], int] = {}
+        row = [DEAD] * width
+        for columns, moves in groups:
+            key = tuple(
+                [
+                    ~(items[i] & ~_TREE_MASK) if rest < 0 else items[i] & ~_TREE_MASK | rest << _PLACE_BITS
+                    for i, rest in moves
+                ]
+            )  # ~: the character is complete
             state = known.get(key)
             if state is None:
-                items_reached = self._reach([~k for k in key if k < 0])
-                items_reached.update([k for k in key if k >= 0])
-                state = known[key] = self._intern(frozenset(items_reached))
-            row.append(state)
+                state = known[key] = self._state_of(key)
+            for column in columns:
+                row[column] = state
         return row
 
-    def _state_at(self, place: int) -> int:
-        return self._intern(self._closure(place))
+    def _grouped(self, trees: tuple[int, ...], width: int) -> list[tuple[list[int], tuple[tuple[int, int], ...]]]:
+        """The columns that lead to the same subtrees of these trees: (columns, (which tree, its subtree or -1)…)."""
+        reached: list[list[tuple[int, int]]] = [[] for _ in range(width)]
+        for i, tree in enumerate(trees):
+            for low, high, rest in self._moves[tree]:
+                for column in range(low, high + 1):
+                    reached[column].append((i, rest))
+        found: dict[tuple[tuple[int, int], ...], list[int]] = {}
+        for column, moves in enumerate(reached):
+            if moves:
+                found.setdefault(tuple(moves), []).append(column)
+        return [(columns, moves) for moves, columns in found.items()]
+
+    def _state_of(self, key: tuple[int, ...]) -> int:
+        """Of items, and (negative) of places with their stacks that were reached."""
+        if len(key) == 1:
+            (only,) = key
+            return self._state_of_item(only) if only >= 0 else self._intern(self._complete(~only))
+        complete = [~k for k in key if k < 0]
+        if self._nfa.blocks:
+            complete = self._unblocked(complete)
+        found = self._reach([self._counted(at) for at in complete] if self._nfa.bounds else complete)
+        found.update([k for k in key if k >= 0])
+        return self._intern(frozenset(found))
+
+    def _complete(self, key: int) -> Items:
+        """What follows a character that led to this place (with its stack)."""
+        if self._nfa.bounds:
+            key = self._counted(key)
+        return self._closure(key & _PLACE_MASK, key >> _STACK_SHIFT)
+
+    def _counted(self, key: int) -> int:
+        """One character more for the stack on top, if its rule is one that counts."""
+        if key & _PLACE_MASK not in self._nfa.bounds:
+            return key
+        back, below, count = self._stacks[key >> _STACK_SHIFT]
+        if count == _FREE:
+            return key
+        return self._stack(back, below, count + 1) << _STACK_SHIFT | (key & _PLACE_MASK)
+
+    def _unblocked(self, complete: list[int]) -> list[int]:
+        blocks = self._nfa.blocks
+        blocked = {at - (at & _PLACE_MASK) + blocks[at & _PLACE_MASK] for at in complete if at & _PLACE_MASK in blocks}
+        return [at for at in complete if at not in blocked] if blocked else complete
 
     def _state_of_item(self, item: int) -> int:
         state = self._singles.get(item)
@@ -326,26 +249,65 @@ class Dfa:
             state = self._singles[item] = self._intern(frozenset((item,)))
         return state
 
-    def _closure(self, place: int) -> Items:
-        """The items that the empty moves from `place` lead to."""
-        known = self._closures.get(place)
+    def _closure(self, place: int, stack: int = 0) -> Items:
+        """The items that the empty moves, calls and returns from `place` lead to."""
+        key = stack << _STACK_SHIFT | place
+        known = self._closures.get(key)
         if known is not None:
             return known
-        closure = frozenset(self._reach([place]))
+        closure = frozenset(self._reach([key]))
         if len(closure) <= _MEMO_SIZE:
-            self._closures[place] = closure
+            self._closures[key] = closure
         return closure
 
     def _reach(self, places: list[int]) -> set[int]:
-        """The items that empty moves lead to from any of these places: one search, so linear in the automaton."""
-        nfa, items = self._nfa, set[int]()
+        """The items that empty moves lead to from any of these places (each with its stack): one search."""
+        items = set[int]()
         todo = []
-        for place in places:
-            if (known := self._closures.get(place)) is not None:
+        for key in places:
+            if (known := self._closures.get(key)) is not None:
                 items |= known
             else:
-                todo.append(place)
+                todo.append(key)
+        if not todo:
+            return items
         seen = set(todo)
+        work, pushes = len(todo), 0
+        while todo:
+            at = todo.pop()
+            stack = at >> _STACK_SHIFT
+            if not stack and not self._nfa.calls and len(places) > 1:
+                work += self._search(at & _PLACE_MASK, seen, items)
+                continue
+            found, calls, ends = self._local_closure(at & _PLACE_MASK)
+            work += 1 + len(found)
+            above = stack << _STACK_SHIFT
+            if self._nfa.bounds and (bound := self._nfa.bounds.get(at & _PLACE_MASK)) is not None:
+                left = bound.high - self._stacks[stack][2] - 1
+                found = [item for item in found if bound.to_end[item & _PLACE_MASK] <= left]
+            items.update([item | above for item in found] if stack else found)
+            following = [self._push(start, back, stack) << _STACK_SHIFT | start for start, back in calls]
+            if ends:
+                back, below, _ = self._stacks[stack]
+                if stack:
+                    following.append(below << _STACK_SHIFT | back)
+                else:
+                    items.add(_ACCEPT)
+            pushes += len(calls)
+            for key in following:
+                if key not in seen:
+                    seen.add(key)
+                    todo.append(key)
+            if pushes > MAX_PUSHES:
+                self._refuse()
+        self._work += work
+        if self._work > MAX_WORK:
+            self._refuse()
+        return items
+
+    def _search(self, place: int, seen: set[int], items: set[int]) -> int:
+        """As `_local_closure`, of an automaton without calls; the places in `seen` were there before."""
+        nfa, todo, before = self._nfa, [place], len(seen)
         while todo:
             at = todo.pop()
             if at == 1:
@@ -355,10 +317,99 @@ class Dfa:
                 if to not in seen:
                     seen.add(to)
                     todo.append(to)
-        self._work += len(places) + len(seen)
+        return len(seen) - before + 1
+
+    def _local_closure(self, place: int) -> tuple[list[int], list[tuple[int, int]], bool]:
+        """What the empty moves within a rule lead to: items, calls, and whether the end of the rule."""
+        known = self._local.get(place)
+        if known is not None:
+            return known
+        nfa, todo, seen = self._nfa, [place], {place}
+        items: set[int] = set()
+        calls: dict[tuple[int, int], None] = {}
+        ends = False
+        while todo:
+            at = todo.pop()
+            ends = ends or at == 1 or at in nfa.ends
+            items.update([tree << _PLACE_BITS | target for tree, target in nfa.edges[at]])
+            calls.update(dict.fromkeys(nfa.calls.get(at, ())))
+            for to in nfa.empty[at]:
+                if to not in seen:
+                    seen.add(to)
+                    todo.append(to)
+        self._work += len(seen)
         if self._work > MAX_WORK:
             self._refuse()
-        return items
+        result = (list(items), list(calls), ends)
+        if len(items) <= _MEMO_SIZE:
+            self._local[place] = result
+        return result
+
+    def _push(self, start: int, back: int, stack: int) -> int:
+        """The stack of a call that comes back to `back`; the caller's own where nothing is left to do there."""
+        if stack and start not in self._nfa.bounds:
+            items, calls, ends = self._local_closure(back)
+            if ends and not items and not calls and back not in self._nfa.bounds:
+                return stack
+        return self._stack(back, stack, 0)
+
+    def _stack(self, *frame: int) -> int:
+        found = self._stack_ids.get(frame)  # type: ignore[arg-type]
+        if found is None:
+            found = self._stack_ids[frame] = len(self._stacks)  # type: ignore[index]
+            self._stacks.append(frame)  # type: ignore[arg-type]
+        return found
+
+    def covered(self, state: int) -> int:
+        """Which classes of `slices` have all their characters allowed next: bit i for class i."""
+        found = 0
+        for item in self._items[state]:
+            if item >= 0:
+                found |= self._covers[(item & _TREE_MASK) >> _PLACE_BITS]
+        return found
+
+    def room(self, state: int, number: int) -> tuple[int, bool]:
+        """How many characters of class `number`, whichever, may follow (LONGEST: that many or more); and whether text
+        of more characters of the class is certainly not allowed."""
+        known = self._rooms.get((state, number))
+        if known is None:
+            with self.lock:
+                known = self._rooms[state, number] = self._room(self._items[state], 1 << number)
+        return known
+
+    def _room(self, items: Items, bit: int) -> tuple[int, bool]:
+        if self._nfa.bounds and len(items) == 2 and (left := self._left_of_any(items)):
+            return min(left, LONGEST), True
+        seen: set[Items] = set()
+        clean = True
+        for n in range(LONGEST):
+            inside = []
+            for item in items:
+                tree = (item & _TREE_MASK) >> _PLACE_BITS
+                if item < 0:
+                    continue
+                if self._covers[tree] & bit:
+                    inside.append((item >> _STACK_SHIFT << _STACK_SHIFT) | (item & _PLACE_MASK))
+                elif self._touches[tree] & bit:
+                    clean = False
+            if not inside:
+                return n, clean
+            items = self._items[self._state_of(tuple([~at for at in inside]))]
+            if items in seen:  # a loop
+                break
+            seen.add(items)
+        return LONGEST, False
+
+    def _left_of_any(self, items: Items) -> int:
+        """For a state of counted free text, any character or the end of it: how many characters are left. Else 0."""
+        for item in items:
+            place, tree = item & _PLACE_MASK, (item & _TREE_MASK) >> _PLACE_BITS
+            bound = self._nfa.bounds.get(place) if item >= 0 else None
+            if bound is not None and bound.any_text and tree < len(self._covers) and self._covers[tree]:
+                others = [(other & _TREE_MASK) >> _PLACE_BITS for other in items if other != item]
+                if not any(self._touches[other] for other in others):
+                    return bound.high - self._stacks[item >> _STACK_SHIFT][2]
+        return 0
 
     def _without_covered(self, items: Items) -> Items:
         """Drop what other items cover: at the same point of `x{0,n}`, whoever has more copies left can do all that the
@@ -388,7 +439,7 @@ class Dfa:
         In a long run of copies it does not matter yet which copy one is in, so all that are far from the end of their
         run count as the first. Thousands of states of `[^"]{0,5000}` then share one mask.
         """
-        if not self._run_starts:
+        if not self.has_runs:
             return state
         items = self._items[state]
         moved = frozenset(self._moved_back(item, horizon) for item in items)
@@ -398,10 +449,15 @@ class Dfa:
             return self._intern(moved)
 
     def _moved_back(self, item: int, horizon: int) -> int:
+        place = item & _PLACE_MASK
+        if item >= 0 and (bound := self._nfa.bounds.get(place)) is not None:
+            back, below, count = self._stacks[item >> _STACK_SHIFT]
+            if count != _FREE and count + horizon + bound.longest <= bound.high:
+                return self._stack(back, below, _FREE) << _STACK_SHIFT | item & ((1 << _STACK_SHIFT) - 1)
+            return item
         run = self._run_of(item)
         if run is None:
             return item
-        place = item & _PLACE_MASK
         copy, offset = divmod(place - run.first, run.stride)
         copies = (run.stop - run.first) // run.stride
         return item - place + run.first + offset if copies - copy > horizon + 1 else item

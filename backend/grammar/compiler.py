@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -9,28 +10,32 @@ from concurrent.futures import Future
 
 from stemma.backend.grammar import ir
 from stemma.backend.grammar.automaton import DEAD, Dfa
-from stemma.backend.grammar.base import Vocabulary
+from stemma.backend.grammar.base import Grammar, Vocabulary
+from stemma.backend.grammar.ebnf import parse_ebnf
+from stemma.backend.grammar.json_schema import Lowered, read_schema
 from stemma.backend.grammar.limits import MAX_SIZE, TIME_LIMIT, Deadline
 from stemma.backend.grammar.masks import index_of
 from stemma.backend.grammar.matcher import RegularGrammar
 from stemma.backend.grammar.regex import parse_regex
+from stemma.backend.grammar.tags import parse_structural_tag
 from stemma.lang.errors import ConstraintError
 from stemma.lang.params import Constraint
 
 MASK_BYTES = 32 << 20  # of mask rows that one grammar keeps
 
 
-def lower(constraint: Constraint, deadline: Deadline) -> ir.Node:
-    """The front end for the constraint's kind. ConstraintError for a kind without one."""
-    value = constraint.value
-    if constraint.kind == "regex" and isinstance(value, str):
-        return parse_regex(value, deadline)
-    if constraint.kind == "choices" and not isinstance(value, str):
-        return _choices(value)
-    raise ConstraintError(
-        f"{constraint.kind} constraints are not supported by this version; use 'regex' or 'choices'",
-        param=constraint.kind,
-    )
+def lower(constraint: Constraint, deadline: Deadline, *, lenient: bool = False) -> Lowered:
+    """The front end for the constraint's kind. ConstraintError for a value that it cannot read."""
+    kind, value = constraint.kind, constraint.value
+    if not isinstance(value, str):
+        return Lowered(_choices(value))
+    if kind == "regex":
+        return Lowered(parse_regex(value, deadline))
+    if kind == "json_schema":
+        return read_schema(value, deadline, lenient=lenient)
+    if kind == "ebnf":
+        return parse_ebnf(value, deadline)
+    return parse_structural_tag(value, deadline, lenient=lenient)
 
 
 def _choices(choices: tuple[str, ...]) -> ir.Node:
@@ -51,30 +56,52 @@ def _choices(choices: tuple[str, ...]) -> ir.Node:
 
 
 def compile_constraint(
-    constraint: Constraint, vocab: Vocabulary, *, walker: str | None = None, time_limit: float = TIME_LIMIT
+    constraint: Constraint,
+    vocab: Vocabulary,
+    *,
+    walker: str | None = None,
+    time_limit: float = TIME_LIMIT,
+    lenient: bool = False,
 ) -> RegularGrammar:
-    """Compile for one vocabulary. May run in any thread. `walker`: see `masks.index_of`.
+    """Compile for one vocabulary. May run in any thread. `walker`: see `masks.index_of`. `lenient`: drop what cannot
+    be enforced of a schema; the grammar's `warnings` say what.
 
     Raises ConstraintError, naming the value and where there is one the position, when the constraint is malformed, not
     supported, too large, matches nothing, or takes longer than `time_limit` seconds.
     """
     index = index_of(vocab, walker)
     deadline = Deadline(time_limit, constraint.kind)
-    dfa = Dfa(lower(constraint, deadline), deadline, index.all.trie.alphabet)
+    lowered = lower(constraint, deadline, lenient=lenient)
+    dfa = Dfa(lowered.node, deadline, index.all.trie.alphabet, lowered.rules, trim=lowered.trim)
     if dfa.matches_nothing:
         raise ConstraintError(
             f"{constraint.kind}: the model's vocabulary cannot spell any match of {str(constraint.value)[:80]!r}",
             param=constraint.kind,
         )
-    grammar = RegularGrammar(dfa, vocab, index, MASK_BYTES)
+    grammar = RegularGrammar(dfa, vocab, index, MASK_BYTES, lowered.warnings)
     grammar.matcher().mask()  # every generation needs it, and here nobody waits
     return grammar
+
+
+def compile_schema(
+    schema: str | dict | bool,
+    vocab: Vocabulary,
+    *,
+    lenient: bool = False,
+    walker: str | None = None,
+    time_limit: float = TIME_LIMIT,
+) -> RegularGrammar:
+    """Compile a JSON schema, given as text or as the value it stands for. See `compile_constraint`."""
+    text = schema if isinstance(schema, str) else json.dumps(schema)
+    constraint = Constraint("json_schema", text)
+    return compile_constraint(constraint, vocab, walker=walker, time_limit=time_limit, lenient=lenient)
 
 
 def matches(constraint: Constraint, text: str | bytes) -> bool:
     """Whether the whole text satisfies the constraint; needs no vocabulary. Raises as `compile_constraint` does."""
     deadline = Deadline(TIME_LIMIT, constraint.kind)
-    dfa = Dfa(lower(constraint, deadline), deadline)
+    lowered = lower(constraint, deadline)
+    dfa = Dfa(lowered.node, deadline, rules=lowered.rules, trim=lowered.trim)
     state = dfa.run(0, text.encode() if isinstance(text, str) else text)
     return state != DEAD and dfa.accepting[state]
 
@@ -83,6 +110,18 @@ def warm_up() -> None:
     """Load what the first constraint would wait for: the compiled walk and the Unicode tables. Takes up to seconds."""
     tiny = Vocabulary([b"a", b" "], 2, frozenset(), lambda text: [])
     compile_constraint(Constraint("regex", r"(?i)\w\s"), tiny).matcher().mask()
+
+
+PEER_BYTES = 1 << 20  # what a grammar of another engine is counted as: they do not tell
+
+
+def _crowded(grammar: Grammar) -> bool:
+    """A native grammar whose automaton has grown so far that the next user had better have a fresh one."""
+    return isinstance(grammar, RegularGrammar) and grammar.dfa.crowded
+
+
+def _bytes_of(grammar: Grammar) -> int:
+    return grammar.nbytes if isinstance(grammar, RegularGrammar) else PEER_BYTES
 
 
 class GrammarCache:
@@ -98,39 +137,40 @@ class GrammarCache:
         max_bytes: int = 256 << 20,
         *,
         max_failures: int = 1024,
-        compile: Callable[[Constraint, Vocabulary], RegularGrammar] = compile_constraint,
+        compile: Callable[[Constraint, Vocabulary], Grammar] = compile_constraint,
     ) -> None:
         self._vocab = vocab
         self._max_bytes = max_bytes
         self._max_failures = max_failures
         self._compile = compile
-        self._grammars: OrderedDict[Constraint, RegularGrammar] = OrderedDict()
+        self._grammars: OrderedDict[Constraint, Grammar] = OrderedDict()
         self._failures: OrderedDict[Constraint, str] = OrderedDict()
-        self._running: dict[Constraint, Future[RegularGrammar]] = {}
+        self._running: dict[Constraint, Future[Grammar]] = {}
         self._lock = threading.Lock()
 
-    def peek(self, constraint: Constraint) -> RegularGrammar | None:
+    def peek(self, constraint: Constraint) -> Grammar | None:
         """The grammar if it is here already. Never compiles, never waits for a compilation."""
         with self._lock:
             grammar = self._grammars.get(constraint)
-            if grammar is not None:
-                self._grammars.move_to_end(constraint)
+            if grammar is None or _crowded(grammar):
+                return None
+            self._grammars.move_to_end(constraint)
             return grammar
 
-    def get(self, constraint: Constraint) -> RegularGrammar:
+    def get(self, constraint: Constraint) -> Grammar:
         """The grammar, compiled now if need be. Raises what `compile_constraint` raises."""
         with self._lock:
-            if (grammar := self._grammars.get(constraint)) and not grammar.dfa.crowded:
+            if (grammar := self._grammars.get(constraint)) and not _crowded(grammar):
                 self._grammars.move_to_end(constraint)
                 return grammar
             if message := self._failures.get(constraint):
                 raise ConstraintError(message, param=constraint.kind)
-            running, ours = self._running.get(constraint), Future[RegularGrammar]()
+            running, ours = self._running.get(constraint), Future[Grammar]()
             if running is None:
                 self._running[constraint] = ours
         return running.result() if running else self._compile_for_all(constraint, ours)
 
-    def _compile_for_all(self, constraint: Constraint, ours: Future[RegularGrammar]) -> RegularGrammar:
+    def _compile_for_all(self, constraint: Constraint, ours: Future[Grammar]) -> Grammar:
         try:
             grammar = self._compile(constraint, self._vocab)
         except BaseException as error:
@@ -152,7 +192,7 @@ class GrammarCache:
 
     def _evict(self) -> None:
         """Drop the oldest until the rest fits; the newest stays whatever its size."""
-        held = {key: grammar.nbytes for key, grammar in self._grammars.items()}
+        held = {key: _bytes_of(grammar) for key, grammar in self._grammars.items()}
         total = sum(held.values())
         while total > self._max_bytes and len(self._grammars) > 1:
             key, _ = self._grammars.popitem(last=False)

@@ -1,6 +1,6 @@
 """The language IR: what every front end (regex, choices, and later schemas and grammars) lowers into.
 
-Five node types, immutable, with no empty language inside: the builders below fold `NOTHING` away, so every part of a
+Nine node types, immutable, with no empty language inside: the builders below fold `NOTHING` away, so every part of a
 non-`NOTHING` tree matches some text. The automaton relies on that: none of its states can be a dead end.
 Build nodes with the functions, not the classes; they keep `size` and `nullable` right.
 """
@@ -16,9 +16,13 @@ from stemma.backend.grammar.charset import Ranges
 
 @dataclass(frozen=True, slots=True)
 class Chars:
-    """One character out of `ranges` (code points, sorted, disjoint, no surrogates, not empty)."""
+    """One character out of `ranges` (code points, sorted, disjoint, no surrogates, not empty).
+
+    `quoted`: as it may be written between the quotes of a JSON string: the form of `json_text.quoted_tree`.
+    """
 
     ranges: Ranges
+    quoted: str = ""
     size: int = field(default=1, compare=False)
     nullable: bool = field(default=False, compare=False)
 
@@ -61,7 +65,52 @@ class Repeat:
     nullable: bool = field(compare=False)
 
 
-Node = Chars | Words | Seq | Alt | Repeat
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the rule of this number matches. Rules stand beside the tree and may call each other."""
+
+    rule: int
+    size: int = field(default=1, compare=False)
+    nullable: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Graph:
+    """What is read along `edges` (from, node, to) from state 0 to one of `finals`.
+
+    Every state must be able to reach a final one, as no part of a tree may be a dead end.
+    """
+
+    states: int
+    edges: tuple[tuple[int, Node, int], ...]
+    finals: tuple[int, ...]
+    size: int
+    nullable: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Except:
+    """What `node` matches, but none of what `names` does. Both end with one character that stands nowhere else in
+    them, and each beginning of a match of `node` also begins one that is not in `names`."""
+
+    node: Node
+    names: Node
+    size: int
+    nullable: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counted:
+    """What `node` matches, of up to `high` characters, counted as they are read and not written out. Only a whole rule,
+    and without calls in it."""
+
+    node: Node
+    high: int
+    size: int
+    nullable: bool
+
+
+Node = Chars | Words | Seq | Alt | Repeat | Call | Graph | Except | Counted
 
 EMPTY = Words((b"",), 0, True)
 NOTHING = Alt((), 0, False)
@@ -72,6 +121,12 @@ UNFOLD_SIZE = 64  # the largest row of optional parts that it touches
 
 def chars(ranges: Ranges) -> Node:
     return Chars(ranges) if ranges else NOTHING
+
+
+def graph(states: int, edges: Iterable[tuple[int, Node, int]], finals: Iterable[int]) -> Graph:
+    """States that cannot reach a final one, and edges without a text, are left out by the caller."""
+    edges, finals = tuple(edges), tuple(finals)
+    return Graph(states, edges, finals, sum(node.size for _, node, _ in edges) + states, 0 in finals)
 
 
 def words(given: Iterable[bytes]) -> Node:
@@ -169,6 +224,8 @@ def first_characters(node: Node) -> Ranges:
         return charset.ranges((ord(text[0]), ord(text[0])) for word in node.words if (text := word.decode()))
     if isinstance(node, Repeat):
         return first_characters(node.node)
+    if isinstance(node, Call | Graph | Except | Counted):
+        return charset.ALL
     found: list[tuple[int, int]] = []
     for part in node.parts if isinstance(node, Seq) else node.options:
         found.extend(first_characters(part))

@@ -14,6 +14,11 @@ MAX_SIZE = 100_000  # characters and bytes of the language after repeats are wri
 MAX_STATES = 50_000  # determinised states of one grammar
 MAX_ITEMS = 2_000_000  # members of all determinised states together
 MAX_WORK = 10_000_000  # empty moves followed for all of them: seconds of work
+MAX_NODES = 200_000  # parts of one JSON schema
+MAX_NESTING = 200  # of its parts in each other
+MAX_TEXT = 4_000_000  # characters of one JSON schema
+MAX_PRODUCT = 20_000  # states of intersected and complemented patterns
+MAX_PUSHES = 20_000  # calls entered without reading a byte
 TIME_LIMIT = 2.0  # seconds for one compilation
 
 

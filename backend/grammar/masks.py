@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from stemma.backend.grammar.automaton import UNKNOWN, Dfa
 from stemma.backend.grammar.base import Vocabulary
+from stemma.backend.grammar.slices import LONGEST, TokenClass, token_classes
 from stemma.backend.grammar.trie import TokenTrie, build_trie
 
 Row = NDArray[np.int32]
@@ -105,18 +106,26 @@ def _spans(starts: NDArray[np.int32], counts: NDArray[np.int32]) -> NDArray[np.i
 
 
 class TokenIndex(NamedTuple):
-    """Walkers over one vocabulary: over all tokens, and apart over those up to SHORT bytes and the longer ones."""
+    """Walkers over one vocabulary: over all tokens; apart over those up to SHORT bytes and the longer ones; and apart
+    over each of the classes of `slices` and the tokens that are in none of them."""
 
     all: Walker
     short: Walker
     long: Walker
+    classes: tuple[TokenClass, ...]
+    within: tuple[Walker, ...]
+    outside: Walker
 
 
 @lru_cache(maxsize=8)
 def _index(vocab: Vocabulary, kind: str) -> TokenIndex:
     walker = NumbaWalker if kind == "numba" else NumpyWalker
     short, long = build_trie(vocab, longest=SHORT), build_trie(vocab, shortest=SHORT + 1)
-    return TokenIndex(walker(build_trie(vocab)), walker(short), walker(long))
+    classes = token_classes(vocab)
+    within = tuple(walker(build_trie(vocab, only=known.ids)) for known in classes)
+    plain = frozenset[int]().union(*(known.ids for known in classes))
+    outside = walker(build_trie(vocab, without=plain))
+    return TokenIndex(walker(build_trie(vocab)), walker(short), walker(long), classes, within, outside)
 
 
 _building = threading.Lock()
@@ -194,13 +203,26 @@ class MaskCache:
         return key
 
     def _compute(self, state: int) -> Row:
-        if not self._dfa.has_runs or not len(self._index.long.trie.byte):
+        if covered := self._dfa.covered(state):
+            row = self._sliced(state, covered)
+        elif not self._dfa.has_runs or not len(self._index.long.trie.byte):
             row = self._walk(self._index.all, state, np.zeros(self._width, np.int32))
         else:
             row = self._walk(self._index.long, state, self._short_row(state).copy())
         if self._dfa.accepting[state]:
             row |= self.eos_row
         return row
+
+    def _sliced(self, state: int, covered: int) -> Row:
+        """The rows of the classes that fit, and a walk over the tokens that are in none of these."""
+        row = np.zeros(self._width, np.int32)
+        for number, (known, walker) in enumerate(zip(self._index.classes, self._index.within, strict=True)):
+            room, exact = self._dfa.room(state, number)
+            if room < LONGEST and not exact:
+                self._walk(walker, state, row)
+            elif covered >> number & 1:
+                row |= known.rows[room]
+        return self._walk(self._index.outside, state, row)
 
     def _short_row(self, state: int) -> Row:
         shape = self._dfa.shape(state, SHORT)

@@ -29,8 +29,11 @@ class Position(NamedTuple):
 class RegularGrammar:
     """A constraint compiled to one byte automaton. Its caches are shared by all matchers, in any thread."""
 
-    def __init__(self, dfa: Dfa, vocab: Vocabulary, index: TokenIndex, mask_bytes: int) -> None:
+    def __init__(
+        self, dfa: Dfa, vocab: Vocabulary, index: TokenIndex, mask_bytes: int, warnings: tuple[str, ...] = ()
+    ) -> None:
         self.dfa = dfa
+        self.warnings = warnings
         self.vocab = vocab
         self.walker = index.all
         self.masks = MaskCache(dfa, vocab, index, mask_bytes)

@@ -31,12 +31,20 @@ from stemma.lang.errors import ConstraintError
 def parse_regex(pattern: str, deadline: Deadline) -> ir.Node:
     """The IR of a regex. Raises ConstraintError (see `scan`), also when it is too large or matches nothing."""
     scanned = scan(pattern)
+    tree = parse_tree(pattern, scanned)
+    deadline.check()
+    return checked(pattern, Lowering(pattern, scanned, deadline).pattern(tree, True, True))
+
+
+def parse_tree(pattern: str, scanned: Scanned) -> Pattern:
     try:
-        tree = parse_pattern(scanned.text)
+        return parse_pattern(scanned.text)
     except (InvalidSyntax, Unsupported, RecursionError) as error:  # the scanner has checked: only depth is left
         raise ConstraintError(f"regex: cannot parse {pattern[:80]!r}: {error!r}", param="regex") from error
-    deadline.check()
-    node = _Lowering(pattern, scanned, deadline).pattern(tree, True, True)
+
+
+def checked(pattern: str, node: ir.Node) -> ir.Node:
+    """The node, unless it is too large or matches nothing."""
     if node.size > MAX_SIZE:
         raise ConstraintError(
             f"regex: {pattern[:80]!r} needs {node.size} characters when its repeats are written out, the limit is "
@@ -48,11 +56,11 @@ def parse_regex(pattern: str, deadline: Deadline) -> ir.Node:
     return node
 
 
-class _Lowering:
+class Lowering:
     """From the parser's tree to IR. `first` (`last`): nothing but empty text can stand before (behind) this part."""
 
     def __init__(self, pattern: str, scanned: Scanned, deadline: Deadline) -> None:
-        self._source = pattern
+        self.source = pattern
         self._atoms = scanned.atoms
         self._deadline = deadline
 
@@ -62,11 +70,11 @@ class _Lowering:
     def _row(self, tree: Any, first: bool, last: bool) -> ir.Node:
         self._deadline.check()
         parts: Sequence[Any] = tree.parts if isinstance(tree, _Concatenation) else (tree,)
-        empty = [self._only_anchors(part) for part in parts]
+        empty = [self.only_anchors(part) for part in parts]
         solid = [i for i, is_empty in enumerate(empty) if not is_empty]
         begin, end = (solid[0], solid[-1]) if solid else (len(parts), -1)
-        nodes = [self._part(p, first and i <= begin, last and i >= end) for i, p in enumerate(parts)]
-        if any(isinstance(p, _CharGroup) and isinstance(self._atom(p), Possessive) for p in parts):
+        nodes = [self.part(p, first and i <= begin, last and i >= end) for i, p in enumerate(parts)]
+        if any(isinstance(p, _CharGroup) and isinstance(self.atom(p), Possessive) for p in parts):
             self._check_possessive(parts, nodes, last)
         return ir.seq(nodes)
 
@@ -75,29 +83,29 @@ class _Lowering:
         following, nullable = (), True  # what the parts to the right begin with, and whether they may be empty
         for part, node in zip(reversed(parts), reversed(nodes), strict=True):
             self._deadline.check()
-            atom = self._atom(part) if isinstance(part, _CharGroup) else None
+            atom = self.atom(part) if isinstance(part, _CharGroup) else None
             if isinstance(atom, Possessive) and (
                 (nullable and not last) or charset.overlap(atom.ranges, charset.ranges(following))
             ):
                 problem = "this possessive repeat takes what the rest may need; write it without the last '+'"
-                refuse(self._source, atom.position, problem)
+                refuse(self.source, atom.position, problem)
             first = ir.first_characters(node)
             following = charset.ranges([*first, *following]) if node.nullable else first
             nullable = nullable and node.nullable
 
-    def _part(self, tree: Any, first: bool, last: bool) -> ir.Node:
+    def part(self, tree: Any, first: bool, last: bool) -> ir.Node:
         if isinstance(tree, Pattern):
             return self.pattern(tree, first, last)
         if isinstance(tree, _Repeated):
             once = tree.max == 1
-            inner = self._part(tree.base, first and once, last and once)
+            inner = self.part(tree.base, first and once, last and once)
             return ir.repeat(inner, tree.min, tree.max)
         if isinstance(tree, _CharGroup):
             return self._leaf(tree, first, last)
-        raise AssertionError(f"unexpected {type(tree).__name__} in the tree of {self._source[:80]!r}")
+        raise AssertionError(f"unexpected {type(tree).__name__} in the tree of {self.source[:80]!r}")
 
     def _leaf(self, tree: _CharGroup, first: bool, last: bool) -> ir.Node:
-        atom = self._atom(tree)
+        atom = self.atom(tree)
         if isinstance(atom, Possessive):
             return ir.repeat(ir.chars(atom.ranges), atom.low, atom.high)
         if not isinstance(atom, Anchor):
@@ -105,17 +113,17 @@ class _Lowering:
         if not (first if atom.start else last):
             place = "start" if atom.start else "end"
             problem = f"an anchor can only stand at the {place} of the text; the whole text is matched anyway"
-            refuse(self._source, atom.position, problem)
+            refuse(self.source, atom.position, problem)
         return ir.EMPTY
 
-    def _only_anchors(self, tree: Any) -> bool:
+    def only_anchors(self, tree: Any) -> bool:
         if isinstance(tree, _CharGroup):
-            return isinstance(self._atom(tree), Anchor)
+            return isinstance(self.atom(tree), Anchor)
         if isinstance(tree, _Repeated):
-            return tree.max == 0 or self._only_anchors(tree.base)
+            return tree.max == 0 or self.only_anchors(tree.base)
         parts = tree.options if isinstance(tree, Pattern) else tree.parts
-        return all(self._only_anchors(part) for part in parts)
+        return all(self.only_anchors(part) for part in parts)
 
-    def _atom(self, tree: _CharGroup) -> Atom:
+    def atom(self, tree: _CharGroup) -> Atom:
         (mark,) = tree.chars
         return self._atoms[ord(mark) - FIRST_PLACEHOLDER]

@@ -78,20 +78,23 @@ def _as_text(bounds: tuple[int, int | None] | None) -> str:
     return "" if bounds is None else f"{{{bounds[0]},{'' if bounds[1] is None else bounds[1]}}}"
 
 
-def scan(pattern: str) -> Scanned:
-    """Raises ConstraintError, with a caret, for bad syntax and for what this version does not support."""
+def scan(pattern: str, *, ecma: bool = False) -> Scanned:
+    """`ecma`: `\\w` and `\\s` mean what JavaScript says, whose dialect JSON Schema's patterns have.
+
+    Raises ConstraintError, with a caret, for bad syntax and for what this version does not support."""
     if len(pattern) > limits.MAX_PATTERN:
         raise ConstraintError(
             f"regex: the pattern has {len(pattern)} characters, the limit is {limits.MAX_PATTERN}; it starts with "
             f"{pattern[:40]!r}",
             param="regex",
         )
-    return _Scanner(pattern).run()
+    return _Scanner(pattern, ecma=ecma).run()
 
 
 @dataclass(slots=True)
 class _Scanner:
     pattern: str
+    ecma: bool = False
     at: int = 0
     flags: frozenset[str] = frozenset()
     groups: list[tuple[int, frozenset[str]]] = field(default_factory=list)  # where each open group began; outer flags
@@ -329,6 +332,8 @@ class _Scanner:
             of = self._category(start)
         elif char in "dD":
             of = charset.DIGITS
+        elif self.ecma:
+            of = charset.ASCII_WORD if char in "wW" else charset.ECMA_SPACE
         elif "a" in self.flags:
             of = charset.ASCII_WORD if char in "wW" else charset.ASCII_SPACE
         else:

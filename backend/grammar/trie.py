@@ -17,7 +17,8 @@ class TokenTrie:
     `byte` uint8[N], `depth` int16[N] (1 for the first byte), `skip` int32[N]: the node behind i's subtree.
     `tokens` int32[T] sorted by their bytes; those that end at node i are `tokens[first[i]:first[i + 1]]` (several ids
     may share their bytes). `max_depth` is the longest token. `alphabet`: the bytes that occur in tokens;
-    `single_bytes`: those that are tokens by themselves. `row_words`: the width of a mask row.
+    `single_bytes`: those that are tokens by themselves; `children`: of the nodes that were asked for.
+    `row_words`: the width of a mask row.
     Special tokens, EOS ids, empty tokens and ids outside the logits are not in it.
     """
 
@@ -30,24 +31,39 @@ class TokenTrie:
     row_words: int
     alphabet: frozenset[int]
     single_bytes: frozenset[int]
+    children: dict[int, dict[int, int]]
 
     def child(self, node: int, byte: int) -> int:
         """The node one byte on, or -1. Node -1 is the root."""
-        depth = self.depth[node] if node >= 0 else 0
-        at, end = node + 1, int(self.skip[node]) if node >= 0 else len(self.byte)
-        while at < end and self.depth[at] == depth + 1:
-            if self.byte[at] == byte:
-                return at
-            at = int(self.skip[at])
-        return -1
+        children = self.children.get(node)
+        if children is None:
+            children = {}
+            at, end = node + 1, int(self.skip[node])
+            while at < end:
+                children[int(self.byte[at])] = at
+                at = int(self.skip[at])
+            self.children[node] = children
+        return children.get(byte, -1)
 
 
-def build_trie(vocab: Vocabulary, *, shortest: int = 1, longest: int | None = None) -> TokenTrie:
-    """The trie of the tokens of `shortest` to `longest` bytes."""
+def build_trie(
+    vocab: Vocabulary,
+    *,
+    shortest: int = 1,
+    longest: int | None = None,
+    only: frozenset[int] | None = None,
+    without: frozenset[int] = frozenset(),
+) -> TokenTrie:
+    """The trie of the tokens of `shortest` to `longest` bytes; of those in `only`, and none of `without`."""
     entries = [
         (text, i)
         for i, text in enumerate(vocab.token_bytes[: vocab.size])
-        if text and i not in vocab.eos_ids and shortest <= len(text) and (longest is None or len(text) <= longest)
+        if text
+        and i not in vocab.eos_ids
+        and shortest <= len(text)
+        and (longest is None or len(text) <= longest)
+        and (only is None or i in only)
+        and i not in without
     ]
     entries.sort()
     texts = [text for text, _ in entries]
@@ -73,6 +89,7 @@ def build_trie(vocab: Vocabulary, *, shortest: int = 1, longest: int | None = No
         row_words=(vocab.size + 31) // 32,
         alphabet=frozenset(np.unique(byte).tolist()),
         single_bytes=frozenset(text[0] for text in texts if len(text) == 1),
+        children={-1: {int(byte[i]): i for i in np.flatnonzero(depth == 1).tolist()}},
     )
 
 

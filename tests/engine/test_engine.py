@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,32 @@ def test_async_generate_runs_side_by_side(engine: Engine):
     assert plain["text"] == streamed
 
 
+def test_a_json_schema_holds(engine: Engine):
+    schema = {
+        "type": "object",
+        "properties": {
+            "city": {"enum": ["Paris", "Rome"]},
+            "ok": {"type": "boolean"},
+            "n": {"type": "integer", "maximum": 9},
+        },
+        "required": ["city", "ok", "n"],
+        "additionalProperties": False,
+    }
+    for seed in range(5):
+        params = {"temperature": 1.0, "seed": seed, "max_new_tokens": 200, "json_schema": json.dumps(schema)}
+        result = engine.generate("go", params)
+        value = json.loads(result["text"])
+        assert value["city"] in ("Paris", "Rome") and isinstance(value["ok"], bool) and value["n"] <= 9
+        assert result["meta_info"]["forced_tokens"] > 0
+
+
+def test_an_ebnf_grammar_holds(engine: Engine):
+    for seed in range(3):
+        params = {"temperature": 1.0, "seed": seed, "max_new_tokens": 60, "ebnf": 'root ::= "(" root? ")" | [0-9]'}
+        text = engine.generate("go", params)["text"]
+        assert text.count("(") == text.count(")") or len(text) >= 60
+
+
 def test_a_regex_holds_and_forced_tokens_are_counted(engine: Engine):
     result = engine.generate("go", {"temperature": 0.0, "regex": r"The capital of (France|Italy)\."})
     assert result["text"] in ("The capital of France.", "The capital of Italy.")
@@ -88,7 +115,8 @@ def test_a_regex_holds_and_forced_tokens_are_counted(engine: Engine):
         ("x", {"max_new_tokens": -1}, RequestError, "max_new_tokens must be an integer >= 0, got -1"),
         ("x", {"temprature": 0.5}, RequestError, "did you mean 'temperature'"),
         ("x", {"regex": "(("}, ConstraintError, "never closed"),
-        ("x", {"json_schema": "{}"}, ConstraintError, "json_schema constraints are not supported"),
+        ("x", {"json_schema": '{"type": "text"}'}, ConstraintError, "type"),
+        ("x", {"ebnf": "root ::= missing"}, ConstraintError, "missing"),
         ("x " * 600, {}, RequestError, "longer than the model's context length"),
         ("x", {"max_new_tokens": 100_000}, RequestError, "maximum context length"),
         ("x", {"regex": "a", "ebnf": "b"}, RequestError, "Only one of regex, json_schema, or ebnf can be set."),

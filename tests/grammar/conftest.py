@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from stemma.backend.grammar.base import Vocabulary
-from stemma.backend.grammar.compiler import compile_constraint
+from stemma.backend.grammar.compiler import compile_constraint, compile_schema
 from stemma.backend.grammar.matcher import RegularGrammar
 from stemma.lang.params import Constraint
 
@@ -104,6 +106,9 @@ class World:
 
     def choices(self, *values: str, vocab: Vocabulary | None = None) -> RegularGrammar:
         return compile_constraint(Constraint("choices", values), vocab or self.bpe)
+
+    def schema(self, schema: object, vocab: Vocabulary | None = None, **options: Any) -> RegularGrammar:
+        return compile_schema(json.dumps(schema), vocab or self.bpe, **options)
 
     def text(self, tokens: list[int], vocab: Vocabulary | None = None) -> bytes:
         table = (vocab or self.bpe).token_bytes

@@ -9,6 +9,7 @@ import pytest
 from stemma.backend.grammar import matcher as matcher_module
 from stemma.backend.grammar.compiler import GrammarCache, compile_constraint, warm_up
 from stemma.backend.grammar.limits import MAX_WORK
+from stemma.backend.grammar.matcher import RegularGrammar
 from stemma.lang.errors import ConstraintError
 from stemma.lang.params import Constraint
 
@@ -118,6 +119,7 @@ def test_a_crowded_automaton_is_replaced_for_new_users(world) -> None:
     cache = GrammarCache(world.bpe)
     constraint = Constraint("regex", "a+b")
     old = cache.get(constraint)
+    assert isinstance(old, RegularGrammar)
     old.dfa._work = MAX_WORK
     fresh = cache.get(constraint)
     assert fresh is not old

@@ -83,12 +83,6 @@ def test_the_caret_points_into_a_window_of_a_long_pattern() -> None:
     assert shown[len(caret) - 1 :].startswith(r"\b")
 
 
-@pytest.mark.parametrize("kind", ["json_schema", "ebnf", "structural_tag"])
-def test_other_kinds_are_refused_by_name(kind: str) -> None:
-    with pytest.raises(ConstraintError, match=f"{kind} constraints are not supported by this version"):
-        matches(Constraint(kind, "{}"), "")  # pyright: ignore[reportArgumentType]
-
-
 @pytest.mark.parametrize("pattern", [r"[^\x00-\U0010ffff]", r"a[^\s\S]", r"(a|b)[^\w\W]+"])
 def test_a_pattern_that_matches_nothing_is_refused(pattern: str) -> None:
     with pytest.raises(ConstraintError, match="matches nothing"):

@@ -18,7 +18,7 @@ ALPHABET = list('abcdexyzABKS019.-+@{}"\\,:()[]|/ \n\t\r\0!_^$*?éßſKİıωΩ�
 
 def automaton(pattern: str) -> Dfa:
     deadline = Deadline(2.0, "regex")
-    return Dfa(lower(Constraint("regex", pattern), deadline), deadline)
+    return Dfa(lower(Constraint("regex", pattern), deadline).node, deadline)
 
 
 def accepts(dfa: Dfa, text: str) -> bool:
@@ -90,7 +90,7 @@ def test_random_patterns_accept_what_fullmatch_accepts() -> None:
 
 @pytest.mark.parametrize("escape", [r"\w", r"\W", r"\s", r"\S", ".", "[^a]", r"(?a)\w", r"(?a)\S"])
 def test_classes_hold_the_same_characters_as_in_python(escape: str) -> None:
-    node = lower(Constraint("regex", escape), Deadline(2.0, "regex"))
+    node = lower(Constraint("regex", escape), Deadline(2.0, "regex")).node
     everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
     expected = {m.start() for m in re.finditer(escape, everything)}
     inside = [(a, b) for a, b in getattr(node, "ranges", ())]
