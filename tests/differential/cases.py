@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -26,6 +27,17 @@ REGEXES = [
     r"\{\"a\": (true|false)\}",
     r"[a-z ]+",
 ]
+
+PERSON = {"name": {"type": "string", "maxLength": 6}, "age": {"type": "integer", "maximum": 99}}
+TREE = {"kids": {"type": "array", "items": {"$ref": "#/$defs/t"}, "maxItems": 2}}
+SCHEMAS = [
+    json.dumps({"type": "object", "properties": PERSON, "required": ["name", "age"]}),
+    json.dumps({"type": "array", "items": {"enum": ["red", "green", 3]}, "maxItems": 3}),
+    json.dumps(
+        {"$ref": "#/$defs/t", "$defs": {"t": {"type": "object", "properties": TREE, "additionalProperties": False}}}
+    ),
+]
+EBNF = ['root ::= "(" root* ")"', 'start: "yes" (" " WORD)~1..2\nWORD: /[a-z]{1,3}/']
 
 
 def literal(rng: random.Random) -> Delta:
@@ -52,6 +64,10 @@ def generation(rng: random.Random) -> Delta:
     if rng.random() < 0.3:
         node["constraint"] = {"kind": "regex", "value": rng.choice(REGEXES)}
         params["max_new_tokens"] = rng.choice([3, 12, 20])
+    elif rng.random() < 0.25:
+        kind = rng.choice(["json_schema", "ebnf"])
+        node["constraint"] = {"kind": kind, "value": rng.choice(SCHEMAS if kind == "json_schema" else EBNF)}
+        params["max_new_tokens"] = rng.choice([8, 30])
     elif rng.random() < 0.15:
         node["constraint"] = {"kind": "choices", "value": ["red", "green", "red green", "blue"]}
     if rng.random() < 0.15:
