@@ -1,4 +1,4 @@
-"""Lark itself as the judge: its Earley parser with the dynamic_complete lexer accepts exactly the language of a grammar."""
+"""Lark is the judge: its Earley parser with the dynamic_complete lexer accepts exactly a grammar's language."""
 
 from __future__ import annotations
 
