@@ -45,7 +45,8 @@ class SamplingParams:
     or several; the text is cut before the match unless `no_stop_trim`. `top_k=-1` is off. `seed` makes the draw
     reproducible whatever else shares the batch; `None` lets the engine pick one. `logit_bias` maps token id to an
     addend in [-100, 100]. `spaces_between_special_tokens` is there for compatibility and changes nothing: as with
-    transformers' fast tokenizers, no spaces are put between special tokens. Raises `RequestError` (a `ValueError`) naming the field, the legal range and the value.
+    transformers' fast tokenizers, no spaces are put between special tokens. Raises `RequestError` (a `ValueError`)
+    naming the field, the legal range and the value.
     """
 
     max_new_tokens: int | None = 128
