@@ -7,7 +7,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from stemma.interpreter.program import set_default_backend
+from stemma.interpreter.default_endpoint import set_default_backend
 
 
 def main(argv: list[str] | None = None) -> int:

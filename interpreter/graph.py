@@ -36,6 +36,8 @@ class GraphNode:
     meta: dict[str, Any] = field(default_factory=dict)
     failure: Any = field(default=None, repr=False)
     pieces: list[str] = field(default_factory=list, repr=False)
+    source: Any = field(default=None, repr=False)  # the value whose text this literal will be
+    timeout: float | None = None  # seconds that it may take once everything before it is there
 
     @property
     def kind(self) -> str:
@@ -44,6 +46,11 @@ class GraphNode:
     @property
     def settled(self) -> bool:
         return self.text is not None or self.failure is not None
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody else must bring its text: the endpoint, or the value that it quotes."""
+        return self.kind in FILLED or self.source is not None
 
     def describe(self) -> str:
         """As errors name it: `gen 'answer' at app.py:42, fork 3/6`."""
@@ -104,11 +111,38 @@ class GraphBranch:
             found += branch.children
         return found
 
+    @property
+    def ready(self) -> int:
+        """How many of its nodes the endpoint may know: those before the first whose text is not there yet."""
+        for i in range(self.sent, len(self.nodes)):
+            node = self.nodes[i]
+            if node.failure is not None or (node.source is not None and node.text is None):
+                return i
+        return len(self.nodes)
+
+    @property
+    def rooted(self) -> bool:
+        """Whether everything that it inherits may be known to the endpoint."""
+        branch = self
+        while branch.parent is not None and not branch.known:
+            if branch.parent.ready < branch.at:
+                return False
+            branch = branch.parent
+        return True
+
     def _pending(self) -> bool:
         """Whether there is something to send of it. A branch that never said anything needs no goodbye."""
-        if self.failure is not None:
+        if not self.rooted:
             return False
-        return len(self.nodes) > self.sent or (self.known and self.ended and not self.end_sent)
+        ready = self.ready
+        if ready > self.sent:
+            return True
+        closing = self.known and self.ended and not self.end_sent
+        return closing and ready == len(self.nodes) and self.failure is None
+
+    def _whole(self) -> bool:
+        """Whether nothing of it must still be waited for before the program can be ended at the endpoint."""
+        return self.failure is not None or (self.rooted and self.ready == len(self.nodes))
 
 
 class ProgramGraph:
@@ -154,6 +188,7 @@ class ProgramGraph:
         wanted = self._branches_to_send()
         started = any(branch.known for branch in self.branches.values())
         closing = self.end and not self.end_sent and (bool(wanted) or started)
+        closing = closing and all(branch._whole() for branch in self.branches.values())
         if not wanted and not closing:
             return None
         delta: Wire = {"program": self.program, "branches": [self._take(b, names) for b in wanted], "end": closing}
@@ -177,11 +212,12 @@ class ProgramGraph:
         if not branch.known:
             out["parent"] = branch.parent.id if branch.parent else None
             out["at"] = branch.at
-        nodes = branch.nodes[branch.sent :]
+        ready = branch.ready
+        nodes = branch.nodes[branch.sent : ready]
         out["first"] = branch.sent
         out["nodes"] = [{**n.wire, "name": n.name, "where": n.where} if names else n.wire for n in nodes]
-        out["end"] = branch.ended or self.end
-        branch.known, branch.sent, branch.end_sent = True, len(branch.nodes), out["end"]
+        out["end"] = (branch.ended or self.end) and ready == len(branch.nodes)
+        branch.known, branch.sent, branch.end_sent = True, ready, out["end"]
         return out
 
     def statistics(self) -> dict[str, int]:

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-import atexit
+import asyncio
 import contextvars
 import functools
 import inspect
+import math
+import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
-from stemma.interpreter.batch import run_batch
-from stemma.interpreter.endpoints.base import Endpoint
+from stemma.interpreter.async_state import AsyncProgramState
+from stemma.interpreter.background import background_loop, on_background_loop
+from stemma.interpreter.batch import Batch, BatchOptions, Call, OnError, Order, Started, drive
+from stemma.interpreter.branch_state import BranchState
+from stemma.interpreter.budget import Budget
+from stemma.interpreter.default_endpoint import current_endpoint, resolve_endpoint
 from stemma.interpreter.runtime import Run
 from stemma.interpreter.state import ProgramState
 from stemma.interpreter.wire import OPTION_NAMES, RunOptions
-from stemma.lang.errors import EndpointError, RequestError
+from stemma.lang.errors import CancelledError, RequestError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_default: Endpoint | None = None
-_default_lock = threading.Lock()
-_current: contextvars.ContextVar[Endpoint | None] = contextvars.ContextVar("stemma_endpoint", default=None)
+BODY_THREADS = 64  # sync bodies that `arun` runs at a time
+CONTROLS = ("stream", "backend", "timeout", "budget")
 
 
+@overload
+def function(func: Callable[Concatenate[AsyncProgramState, P], Coroutine[Any, Any, R]]) -> Program[P, R]: ...
 @overload
 def function(func: Callable[Concatenate[ProgramState, P], R]) -> Program[P, R]: ...
 @overload
-def function() -> Callable[[Callable[Concatenate[ProgramState, P], R]], Program[P, R]]: ...
+def function() -> Callable[[Callable[Concatenate[Any, P], Any]], Program[P, Any]]: ...
 def function(func: Callable[..., Any] | None = None) -> Any:
     """Make a program of a function whose first parameter is the state: `@function` or `@function()`.
 
-    Raises `RequestError` for something that cannot be a program: no first parameter, `async def`, a generator.
+    The function may be `async def`: what it reads it then awaits. Raises `RequestError` for something that cannot be
+    a program: no first parameter, a generator.
     """
     return Program if func is None else Program(func)
 
@@ -46,16 +55,17 @@ class Program(Generic[P, R]):
     `spaces_between_special_tokens`, `no_stop_trim`, `seed`, `logit_bias`, `return_logprob`, `logprob_start_len`,
     `top_logprobs_num`, `token_ids_logprob`. A keyword that the function has as a parameter goes to the function.
     With `seed`, every gen draws with a seed derived from it and the gen's place, so forks still differ.
+
+    What bounds a run: `timeout`, seconds until what has no value yet fails, and `budget`, a `Budget` of tokens or
+    money that stops the program when it is used up.
     """
 
     __name__: str
     __qualname__: str
 
-    def __init__(self, func: Callable[Concatenate[ProgramState, P], R], bound: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, func: Callable[Concatenate[Any, P], Any], bound: Mapping[str, Any] | None = None) -> None:
         name = getattr(func, "__qualname__", repr(func))
-        if inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func):
-            raise RequestError(f"{name} is an async function: async programs are not built yet; write `def`")
-        if inspect.isgeneratorfunction(func):
+        if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
             raise RequestError(
                 f"{name} yields: a program is a plain function; stream with run(stream=True).text_iter()"
             )
@@ -67,6 +77,7 @@ class Program(Generic[P, R]):
         ):
             raise RequestError(f"{name} needs a first parameter for the state: `def {name}(s, …)`")
         self.func = func
+        self.is_async = inspect.iscoroutinefunction(func)
         self.bound = dict(bound or {})
         self._own = {p.name for p in parameters[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         functools.update_wrapper(cast(Any, self), func)
@@ -75,23 +86,42 @@ class Program(Generic[P, R]):
         return f"<Program {self.func.__qualname__}{self._signature}>"
 
     @overload
-    def __call__(self, state: ProgramState, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, state: BranchState, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> ProgramState: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """With a state first: go on inline in that state, and return what the function returns. Else `run`.
 
-        Inline, sampling keywords hold for the time of the call.
+        Inline, sampling keywords hold for the time of the call. An async program is called from an async one, and
+        awaited. Raises `RequestError` when a sync program calls an async one inline.
         """
-        if not args or not isinstance(args[0], ProgramState):
+        if not args or not isinstance(args[0], BranchState):
             return self.run(*args, **kwargs)
         state = args[0]
+        if self.is_async and not isinstance(state, AsyncProgramState):
+            raise RequestError(f"{self.func.__qualname__} is async: it can go on inline only in an async program")
         args, kwargs, options = self._split(args[1:], kwargs)
         self._check(args, kwargs)
-        before = state._options
-        state._options = RunOptions.of(options, base=before)
+        if controls := [name for name in CONTROLS if name in options]:
+            raise RequestError(
+                f"{controls[0]}={options[controls[0]]!r} is of a whole run: give it to run, not to an inline call",
+                param=controls[0],
+            )
+        before, during = state._options, RunOptions.of(options, base=state._options)
+        if self.is_async:
+            return self._inline(state, before, during, args, kwargs)
+        state._options = during
         try:
             return self.func(state, *args, **kwargs)
+        finally:
+            state._options = before
+
+    async def _inline(
+        self, state: BranchState, before: RunOptions, during: RunOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        state._options = during
+        try:
+            return await self.func(state, *args, **kwargs)
         finally:
             state._options = before
 
@@ -99,15 +129,78 @@ class Program(Generic[P, R]):
         """Run the program and return its state as soon as the body has returned; gens may still be running.
 
         Besides the function's arguments and the sampling keywords (see the class): `backend`, an endpoint or an
-        `Engine`, else the default one; `stream=True` runs the body in a thread, to be read with `text_iter`.
-        Raises `TypeError` for arguments that do not fit, `RequestError` for sampling values, and what the body raises;
-        with `stream=True` the body's error reaches the readers instead.
+        `Engine`, else the default one; `stream=True` runs the body beside the caller, to be read with `text_iter`;
+        `timeout` and `budget`. Raises `TypeError` for arguments that do not fit, `RequestError` for sampling values,
+        and what the body raises; with `stream=True` the body's error reaches the readers instead.
         """
-        args, kwargs, options = self._split(args, kwargs)
-        stream = bool(options.pop("stream", False))
-        endpoint = resolve_endpoint(options.pop("backend", None))
-        self._check(args, kwargs)
-        return self._start(endpoint, RunOptions.of(options, stream=stream), args, kwargs)
+        call = self._call(args, kwargs)
+        started = self._begin(call)
+        if self.is_async:
+            return self._run_async(started)
+        if not call.options.stream:
+            self._run_body(started)
+            return started.state
+        context = contextvars.copy_context()
+        threading.Thread(
+            target=lambda: context.run(_told_readers, self._run_body, started),
+            name=f"stemma-{self.func.__name__}",
+            daemon=True,
+        ).start()
+        return started.state._from_outside()
+
+    def _run_async(self, started: Started) -> ProgramState:
+        if on_background_loop():
+            raise RequestError(
+                f"{self.func.__qualname__} is async, and run() would wait inside another async program: await arun()"
+            )
+        future = asyncio.run_coroutine_threadsafe(self._run_body_async(started), background_loop())
+        if started.call.options.stream:
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())  # the readers are told
+            return started.state._from_outside()
+        try:
+            future.result()
+        except BaseException:
+            future.cancel()  # a Ctrl-C here must stop the body there
+            raise
+        return started.state
+
+    async def arun(self, *args: Any, **kwargs: Any) -> ProgramState:
+        """`run` for coroutines: returns the state when the whole program has run, so that reading it waits no more.
+
+        With `stream=True` it returns at once, to be read with `text_async_iter`. A sync body runs in a thread. If the
+        task is cancelled, so is the program. Raises as `run` does; a failed gen raises where it is read.
+        """
+        call = self._call(args, kwargs)
+        started = self._begin(call)
+        if call.options.stream:
+            started.run.body = asyncio.ensure_future(self._watched(started))
+            return started.state._from_outside()
+        await self._finish(started, _bodies())
+        return started.state
+
+    async def _watched(self, started: Started) -> None:
+        try:
+            await self._body_anywhere(started, _bodies())
+        except Exception as error:  # nobody awaits this: the readers are told, through the run
+            assert started.run.failure is not None and started.run.failure.cause is error
+
+    async def _finish(self, started: Started, threads: ThreadPoolExecutor) -> None:
+        """Run the body, then wait for everything that it has said."""
+        run = started.run
+        try:
+            await self._body_anywhere(started, threads)
+            await run.settle_async(run.filled(list(run.graph.branches.values())))
+        except asyncio.CancelledError:
+            run.stop(CancelledError("the task that ran the program was cancelled"))
+            raise
+
+    async def _body_anywhere(self, started: Started, threads: ThreadPoolExecutor) -> None:
+        if self.is_async:
+            await self._run_body_async(started)
+        else:
+            context = contextvars.copy_context()
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(threads, lambda: context.run(self._run_body, started))
 
     def run_batch(
         self,
@@ -117,29 +210,57 @@ class Program(Generic[P, R]):
         progress_bar: bool | None = False,
         backend: Any = None,
         generator_style: bool = False,
-        on_error: Literal["raise", "return"] = "raise",
+        on_error: OnError = "raise",
+        order: Order = "input",
+        checkpoint: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> list[Any] | Iterator[Any]:
-        """Run the program once per item, at most `num_threads` (auto: 64) at a time; the states, in the items' order.
+        """Run the program once per item, at most `num_threads` at a time; the states, in the items' order.
 
         An item is a dict of arguments or a tuple of positional ones; keywords are sampling defaults and arguments for
-        all. Items are complete when they come back. All run even if some fail; then `ProgramError` for the first
-        failed item is raised, or with `on_error="return"` the errors stand in the list in their items' places.
-        `generator_style=True` gives an iterator in the same order that starts more items as it is consumed, raises at
-        a failed item, and cancels what is outstanding when closed. `progress_bar=None` shows one on a terminal only.
-        Raises `TypeError` or `RequestError` for a wrong item before anything runs.
+        all. `num_threads`: auto is 64 for a sync program, 1,024 for an async one (which needs no threads). Items are
+        complete when they come back. All run even if some fail; then `ProgramError` for the first failed item is
+        raised, or with `on_error="return"` the errors stand in the list in their items' places.
+        `generator_style=True` gives an iterator that starts more items as it is consumed, raises at a failed item,
+        and cancels what is outstanding when closed. `order="completed"` gives pairs (item's index, state), first done
+        first. `progress_bar=None` shows one on a terminal only. `checkpoint` names a file of JSON lines: each item
+        that succeeds is kept there, and items kept by an earlier run come back as `BatchRecord`s without running.
+        Raises `TypeError` or `RequestError` for a wrong item, or a checkpoint of other items, before anything runs.
         """
-        if on_error not in ("raise", "return"):
-            raise RequestError(f"on_error must be raise or return, got {on_error!r}", param="on_error")
-        _, shared, options = self._split((), kwargs)
-        if options.pop("stream", False):
+        options = BatchOptions(num_threads, progress_bar, on_error, order, checkpoint, lazy=generator_style)
+        return drive(self._batch(batch, options, backend, kwargs))
+
+    def abatch(
+        self,
+        batch: Iterable[Mapping[str, Any] | Sequence[Any]],
+        *,
+        concurrency: int | Literal["auto"] = "auto",
+        progress_bar: bool | None = False,
+        backend: Any = None,
+        on_error: OnError = "raise",
+        order: Order = "input",
+        checkpoint: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> Batch:
+        """`run_batch` for coroutines: `await` it for the list of states, or `async for` it to take them as they come.
+
+        Iterating starts more items as it goes; leaving the loop cancels what is outstanding (at once when the batch
+        is closed with `aclose`, else when it is collected). The other arguments are those of `run_batch`.
+        """
+        options = BatchOptions(concurrency, progress_bar, on_error, order, checkpoint, lazy=False)
+        return self._batch(batch, options, backend, kwargs)
+
+    def _batch(self, batch: Iterable[Any], options: BatchOptions, backend: Any, kwargs: dict[str, Any]) -> Batch:
+        _, shared, given = self._split((), kwargs)
+        if given.pop("stream", False):
             raise RequestError("run_batch does not stream; use run(stream=True)", param="stream")
-        bound_backend = options.pop("backend", None)
-        run_options = RunOptions.of(options)
-        calls = [self._item(i, item, shared) for i, item in enumerate(batch)]
-        endpoint = resolve_endpoint(backend if backend is not None else bound_backend)
-        starts = [functools.partial(self._start, endpoint, run_options, a, k) for a, k in calls]
-        return run_batch(starts, num_threads, progress_bar, generator_style, on_error)
+        bound = given.pop("backend", None)
+        controls = {name: given.pop(name, None) for name in ("timeout", "budget")}
+        run_options = RunOptions.of(given)
+        items = [self._item(i, item, shared) for i, item in enumerate(batch)]
+        endpoint = resolve_endpoint(backend if backend is not None else bound)
+        calls = [Call(endpoint, run_options, args, kwargs, **_controls(controls)) for args, kwargs in items]
+        return Batch(self.func.__qualname__, calls, options, self.is_async, self._begin, self._finish)
 
     def bind(self, **kwargs: Any) -> Program[..., R]:
         """The program with some arguments or sampling defaults filled in; a call may still override them.
@@ -148,7 +269,7 @@ class Program(Generic[P, R]):
         """
         takes_any = any(p.kind is p.VAR_KEYWORD for p in self._signature.parameters.values())
         for name in kwargs:
-            if name not in self._own and name not in OPTION_NAMES and name != "backend" and not takes_any:
+            if name not in self._own and name not in OPTION_NAMES and name not in CONTROLS and not takes_any:
                 raise TypeError(f"{self.func.__qualname__}{self._signature} has no parameter {name!r} to bind")
         return Program(self.func, {**self.bound, **kwargs})
 
@@ -158,7 +279,7 @@ class Program(Generic[P, R]):
         """The function's arguments, bound ones included, and the run's options."""
         positional = list(self._signature.parameters)[1 : 1 + len(args)]
         given = {**{k: v for k, v in self.bound.items() if k not in positional}, **kwargs}
-        options = {k: v for k, v in given.items() if k not in self._own and k in (*OPTION_NAMES, "stream", "backend")}
+        options = {k: v for k, v in given.items() if k not in self._own and k in (*OPTION_NAMES, *CONTROLS)}
         return args, {k: v for k, v in given.items() if k not in options}, options
 
     def _check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -184,93 +305,73 @@ class Program(Generic[P, R]):
             raise TypeError(f"item {index} of the batch: {error}") from None
         return args, kwargs
 
-    def _start(
-        self,
-        endpoint: Endpoint,
-        options: RunOptions,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        created: Callable[[ProgramState], None] | None = None,
-    ) -> ProgramState:
-        run = Run(endpoint, options)
-        state = ProgramState(run, run.graph.root)
-        if created is not None:
-            created(state)
-        if not options.stream:
-            self._run_body(run, state, args, kwargs)
-            return state
-        context = contextvars.copy_context()
+    def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+        args, kwargs, options = self._split(args, kwargs)
+        stream = bool(options.pop("stream", False))
+        endpoint = resolve_endpoint(options.pop("backend", None))
+        controls = _controls({name: options.pop(name, None) for name in ("timeout", "budget")})
+        self._check(args, kwargs)
+        return Call(endpoint, RunOptions.of(options, stream=stream), args, dict(kwargs), **controls)
 
-        def body() -> None:
-            try:
-                context.run(self._run_body, run, state, args, kwargs)
-            except BaseException as error:  # a thread has no caller: the readers are told, through the run
-                assert run.failure is not None and run.failure.cause is error
+    def _begin(self, call: Call) -> Started:
+        run = Run(call.endpoint, call.options, timeout=call.timeout, budget=call.budget)
+        inner = (AsyncProgramState if self.is_async else ProgramState)(run, run.graph.root)
+        state = inner._here if isinstance(inner, AsyncProgramState) else inner
+        return Started(call, run, inner, state)
 
-        threading.Thread(target=body, name=f"stemma-{self.func.__name__}", daemon=True).start()
-        return state._from_outside()
-
-    def _run_body(self, run: Run, state: ProgramState, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        token = _current.set(run.endpoint)
+    def _run_body(self, started: Started) -> None:
+        run = started.run
+        token = current_endpoint.set(run.endpoint)
         try:
-            result = self.func(state, *args, **kwargs)
+            result = self.func(started.inner, *started.call.args, **started.call.kwargs)
         except BaseException as error:
             run.abort(error)
             raise
         finally:
-            _current.reset(token)
+            current_endpoint.reset(token)
+        run.finish(result)
+
+    async def _run_body_async(self, started: Started) -> None:
+        run = started.run
+        token = current_endpoint.set(run.endpoint)
+        try:
+            result = await self.func(started.inner, *started.call.args, **started.call.kwargs)
+        except asyncio.CancelledError:
+            run.abort(CancelledError("the task that ran the program was cancelled"))
+            raise
+        except BaseException as error:
+            run.abort(error)
+            raise
+        finally:
+            current_endpoint.reset(token)
         run.finish(result)
 
 
-def set_default_backend(backend: Any) -> None:
-    """What programs run on when no `backend` is given: an endpoint or an `Engine`; None for the bundled engine.
-
-    Raises `RequestError` for something that a program cannot run on.
-    """
-    global _default
-    with _default_lock:
-        _default = None if backend is None else as_endpoint(backend)
-
-
-def get_default_backend() -> Endpoint:
-    """The default endpoint; the bundled engine is started on the first use if none was set.
-
-    Raises `EndpointError` with a hint when the engine is not installed.
-    """
-    global _default
-    with _default_lock:
-        if _default is None:
-            _default = _bundled_engine()
-        return _default
-
-
-def as_endpoint(backend: Any) -> Endpoint:
-    """The endpoint itself, or an engine wrapped as one. Raises `RequestError` for anything else."""
-    if isinstance(backend, Endpoint):
-        return backend
-    if callable(getattr(backend, "submit", None)) and callable(getattr(backend, "cancel", None)):
-        from stemma.interpreter.endpoints.local import LocalEndpoint  # only programs on an engine need it
-
-        return LocalEndpoint(backend)
-    raise RequestError(f"backend must be an Engine or an endpoint such as RuntimeEndpoint(url), got {backend!r}")
-
-
-def resolve_endpoint(backend: Any) -> Endpoint:
-    """The one that was given, else that of the program we are called in, else the default."""
-    if backend is not None:
-        return as_endpoint(backend)
-    return _current.get() or get_default_backend()
-
-
-def _bundled_engine() -> Endpoint:
-    from stemma.interpreter.endpoints.local import LocalEndpoint  # starts the engine, which loads torch
-
+def _told_readers(body: Callable[[Started], None], started: Started) -> None:
+    """Run a body that has no caller: what it raises reaches the readers, through the run."""
     try:
-        endpoint = LocalEndpoint()
-    except ImportError as error:
-        raise EndpointError(
-            f"no backend is set, and the bundled engine cannot be loaded: {error}. "
-            "Set one, for example set_default_backend(RuntimeEndpoint('http://localhost:30000'))"
-        ) from error
-    atexit.register(endpoint.close)
-    return endpoint
+        body(started)
+    except BaseException as error:
+        assert started.run.failure is not None and started.run.failure.cause is error
+
+
+def _controls(given: Mapping[str, Any]) -> dict[str, Any]:
+    """`timeout` and `budget`, checked."""
+    timeout, budget = given["timeout"], given["budget"]
+    if timeout is not None and (
+        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf
+    ):
+        raise RequestError(f"timeout must be a number of seconds > 0, got {timeout!r}", param="timeout")
+    if isinstance(budget, int) and not isinstance(budget, bool):
+        budget = Budget(budget)
+    if budget is not None and not isinstance(budget, Budget):
+        raise RequestError(f"budget must be a Budget or a number of tokens, got {budget!r}", param="budget")
+    return {"timeout": timeout, "budget": budget}
+
+
+@functools.cache
+def _bodies() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(BODY_THREADS, "stemma-body")
+
+
+os.register_at_fork(after_in_child=_bodies.cache_clear)  # its threads are not in the child

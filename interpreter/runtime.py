@@ -4,25 +4,29 @@ Appending never blocks and never calls the endpoint. What has accumulated goes o
 demanded, when the program ends, or after a moment of quiet, so that work starts while user code goes on.
 
 Two locks. `_send` is held while a delta is built and submitted, so that deltas leave in order. `changed` guards the
-graph and wakes readers; events take only this one, so an endpoint may call back from inside `submit`.
+graph and wakes readers; events take only this one, so an endpoint may call back from inside `submit`. Readers are
+threads that wait on `changed`, or coroutines of any event loop that wait in `ready_async`.
 """
 
 from __future__ import annotations
 
-import os
+import asyncio
+import contextlib
 import threading
 import time
 import uuid
-from collections import deque
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from stemma.interpreter import timers
+from stemma.interpreter.budget import Budget
 from stemma.interpreter.endpoints.base import Endpoint
-from stemma.interpreter.graph import FILLED, GraphBranch, GraphNode, ProgramGraph
+from stemma.interpreter.graph import GraphBranch, GraphNode, ProgramGraph
 from stemma.interpreter.wire import RunOptions, error_from_wire, wire_node
 from stemma.lang.errors import CancelledError, EndpointError, ProgramError, RequestError, StemmaError
-from stemma.lang.nodes import Gen, Node, RoleBegin, RoleEnd, Select, Text
+from stemma.lang.nodes import Gen, Node, Ref, RoleBegin, RoleEnd, Select, Text
 
 TOKEN_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "computed_tokens", "forced_tokens")
 
@@ -56,11 +60,18 @@ class Failure:
 
 
 class Run:
-    """One running program: its graph, its endpoint, and the readers that wait for values."""
+    """One running program: its graph, its endpoint, and the readers that wait for values.
 
-    def __init__(self, endpoint: Endpoint, options: RunOptions) -> None:
+    `timeout` bounds the whole program in seconds, `budget` what it may spend; beyond either, what has no value yet
+    fails, here and at the endpoint.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, options: RunOptions, *, timeout: float | None = None, budget: Budget | None = None
+    ) -> None:
         self.endpoint = endpoint
         self.options = options
+        self.budget = budget
         self.graph = ProgramGraph(f"p{uuid.uuid4().hex}")
         self.changed = threading.Condition()
         self.failure: Failure | None = None  # why the body did not return
@@ -72,6 +83,21 @@ class Run:
         self._names = "names" in endpoint.capabilities
         self.touched_at = 0.0  # for the quiet timer
         self.in_quiet_queue = False
+        self._sleepers: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._refs: list[GraphNode] = []  # literals that still wait for the value they quote
+        self.body: asyncio.Future[None] | None = None  # a body that nobody awaits; held so that it is not collected
+        self._stopped: Failure | None = None  # why nothing can be said any more
+        if timeout is not None:
+            weak: weakref.ref[Run] = weakref.ref(self)  # an ended program must not live on for this
+            timers.call_later(timeout, lambda: _overdue(weak, timeout))
+
+    def wake(self) -> None:
+        """Something has changed: wake the readers. Called with `changed` held."""
+        self.changed.notify_all()
+        sleepers, self._sleepers = self._sleepers, []
+        for loop, sleeper in sleepers:
+            with contextlib.suppress(RuntimeError):  # that loop was closed; nobody waits there any more
+                loop.call_soon_threadsafe(_set, sleeper)
 
     # --- what a program says
 
@@ -79,12 +105,23 @@ class Run:
         """Record a node at the end of a branch. Raises `ProgramError` if the branch failed or ended."""
         with self.changed:
             self.check_open(branch)
+            if isinstance(node, Ref) and any(
+                self.graph.branches.get(source.branch.id) is not source.branch for source in node.value.nodes()
+            ):
+                raise RequestError(f"{node} is a value of another program: append what it reads as", param=node.name)
             wire = wire_node(node, options or self.options, f"{branch.id}:{len(branch.nodes)}")
             text = node.text if isinstance(node, Text) else None
             name = node.name if isinstance(node, (Gen, Select)) else None
             added = self.graph.append(branch, wire, where=node.where, name=name, text=text)
-            self.changed.notify_all()
-        _quiet.touch(self)
+            if isinstance(node, Ref):
+                added.source, added.name = node.value, node.name
+                self._refs.append(added)
+                self._resolve()
+            elif isinstance(node, Gen) and node.timeout is not None:
+                added.timeout = node.timeout
+                self._time(added)
+            self.wake()
+        timers.touch(self)
         return added
 
     def check_role(self, branch: GraphBranch, node: RoleBegin | RoleEnd) -> None:
@@ -105,12 +142,12 @@ class Run:
         with self.changed:
             self.check_open(branch)
             children = self.graph.fork(branch, count)
-        _quiet.touch(self)
+        timers.touch(self)
         return children
 
     def check_open(self, branch: GraphBranch) -> None:
         """Raise `ProgramError` unless more can be appended to the branch."""
-        failure = branch.failure or self.failure
+        failure = branch.failure or self.failure or self._stopped
         if failure is not None:
             raise failure.error()
         if branch.ended or self.finished:
@@ -123,8 +160,8 @@ class Run:
             for top in branches:
                 for branch in top.subtree():
                     branch.ended = True
-            self.changed.notify_all()
-        _quiet.touch(self)
+            self.wake()
+        timers.touch(self)
 
     # --- out
 
@@ -146,7 +183,7 @@ class Run:
                 self._spread(
                     self.graph.branches[entry["id"]], entry["first"], Failure(error, what="the endpoint failed")
                 )
-            self.changed.notify_all()
+            self.wake()
 
     # --- in: called on the endpoint's threads, must stay cheap
 
@@ -165,13 +202,93 @@ class Run:
                 return
             elif kind == "delta":
                 node.pieces.append(event["text"])
+                node.meta.update(event.get("meta") or {})
             elif event["text"] is None:
                 node.failure = Failure(EndpointError("the endpoint did not tell the text of this role marker"), node)
             else:
                 node.ids, node.meta = event.get("ids"), event.get("meta") or {}
                 node.text = event["text"]
                 self.settled_at = time.perf_counter()
-            self.changed.notify_all()
+                self._spend(node)
+            if kind != "delta":
+                self._settled(node)
+            self.wake()
+
+    def _settled(self, node: GraphNode | None) -> None:
+        """A node has its value, or has failed: fill in what quotes it, and let the clock of the next one start."""
+        if self._refs:
+            self._resolve()
+        if node is not None:
+            self._time_next(node)
+
+    def _resolve(self) -> None:
+        """Give the literals that quote values their text, as far as those are there."""
+        for node in list(self._refs):
+            sources: list[GraphNode] = [] if node.failure is not None else node.source.nodes()
+            if not all(source.settled for source in sources):
+                continue
+            self._refs.remove(node)
+            failed = next((source.failure for source in sources if source.failure is not None), None)
+            if node.failure is not None:
+                continue
+            if failed is not None:
+                self._spread(node.branch, node.index, failed)
+            else:
+                node.text = node.wire["text"] = str(node.source.raw(self))
+            timers.flush_soon(self)
+
+    # --- bounds
+
+    def _time_next(self, node: GraphNode) -> None:
+        if node.index + 1 < len(node.branch.nodes):
+            following = next((n for n in node.branch.nodes[node.index + 1 :] if n.awaited), None)
+            if following is not None:
+                self._time(following)
+        for child in node.branch.children:
+            if child.at > node.index and child.nodes:
+                first = next((n for n in child.nodes if n.awaited), None)
+                if first is not None:
+                    self._time(first)
+
+    def _time(self, node: GraphNode) -> None:
+        """Start the clock of a gen with a timeout, once everything before it is there."""
+        seconds = node.timeout
+        if seconds is None or node.settled or any(not n.settled for n in node.branch.lineage() if n is not node):
+            return
+        node.timeout = None
+        timers.call_later(seconds, lambda: self._node_overdue(node, seconds))
+
+    def _node_overdue(self, node: GraphNode, seconds: float) -> None:
+        with self.changed:
+            if node.settled:
+                return
+            self._fail_from(node.branch, node.index, TimeoutError(f"it took longer than its timeout of {seconds:g} s"))
+            self._settled(None)
+            self.wake()
+            spared = [b for child in node.branch.children if child.failure is None for b in child.subtree()]
+            if any(not n.settled for b in spared for n in b.nodes):
+                return  # cancelling the branch would take along what was forked before this node
+        self._cancel_at_endpoint([node.branch.id])
+
+    def _spend(self, node: GraphNode) -> None:
+        if self.budget is None or self.failure is not None:
+            return
+        over = self.budget.spend(node.meta)
+        if over is not None:
+            timers.call_later(0.0, lambda: self.stop(over))  # not from here: the endpoint may be inside `submit`
+
+    def stop(self, error: BaseException) -> None:
+        """What has no value yet fails with this error, nothing can be appended, and the endpoint lets go."""
+        with self.changed:
+            failure = Failure(error, what="the program was stopped")
+            running = [b for b in self.graph.branches.values() if any(not node.settled for node in b.nodes)]
+            if self.finished and not running:
+                return
+            self._stopped = failure
+            for branch in running:
+                self._mark(branch, -1, failure)
+            self.wake()
+        self._cancel_at_endpoint(None)
 
     def _fail_from(self, branch: GraphBranch, index: int, error: BaseException) -> None:
         """A node failed: nothing after it in the branch, and no branch forked after it, can have a value."""
@@ -205,7 +322,7 @@ class Run:
             for branch in self.graph.branches.values():
                 if branch.failure is not None:
                     branch.failure.handled = branch.failure.seen
-            self.changed.notify_all()
+            self.wake()
         self.flush()
 
     def abort(self, error: BaseException) -> None:
@@ -214,7 +331,7 @@ class Run:
             self.failure = Failure(error, what="the program raised")
             self.finished = self.graph.end = True
             self._fail_everything(self.failure)
-            self.changed.notify_all()
+            self.wake()
         try:
             self._cancel_at_endpoint(None)
         except Exception as second:
@@ -224,7 +341,7 @@ class Run:
         """Nothing of the program can go on: whatever has no value yet fails with this error."""
         with self.changed:
             self._fail_everything(Failure(error))
-            self.changed.notify_all()
+            self.wake()
 
     def cancel(self, branch: GraphBranch) -> None:
         """Stop a branch and its descendants: what has no value yet fails with `CancelledError`, here and at once."""
@@ -235,7 +352,7 @@ class Run:
             for each in branches:
                 if not self.finished or any(not node.settled for node in each.nodes):
                     self._mark(each, -1, failure)
-            self.changed.notify_all()
+            self.wake()
         self._cancel_at_endpoint(None if whole else [b.id for b in branches])
 
     def _cancel_at_endpoint(self, branches: list[str] | None) -> None:
@@ -264,6 +381,30 @@ class Run:
                 self.wait_for(lambda node=node: node.settled, until, node.describe())
             yield node
 
+    async def settle_async(self, nodes: Iterable[GraphNode], timeout: float | None = None) -> None:
+        """Until each of the nodes has a value or has failed. Flushes when it has to wait; raises `TimeoutError`."""
+        nodes = [node for node in nodes if not node.settled]
+        if nodes:
+            self.flush()
+            what = nodes[0].describe() if len(nodes) == 1 else f"{nodes[0].describe()} or what follows it"
+            await self.ready_async(lambda: all(node.settled for node in nodes), timeout, what)
+
+    async def ready_async(self, ready: Callable[[], bool], timeout: float | None, what: str) -> None:
+        """`wait_for` for coroutines: until `ready()`; raises `TimeoutError` naming `what` after `timeout` seconds."""
+        loop = asyncio.get_running_loop()
+        until = None if timeout is None else loop.time() + timeout
+        while True:
+            with self.changed:
+                if ready():
+                    return
+                sleeper: asyncio.Future[None] = loop.create_future()
+                self._sleepers.append((loop, sleeper))
+            try:
+                async with asyncio.timeout_at(until):
+                    await sleeper
+            except TimeoutError:
+                raise TimeoutError(f"{what} was not ready in time") from None
+
     def wait_for(self, ready: Callable[[], bool], until: float | None, what: str) -> None:
         """Until `ready()`; raises `TimeoutError` naming `what` at the moment `until` (monotonic)."""
         with self.changed:
@@ -277,8 +418,8 @@ class Run:
             return [node for branch in branches for node in branch.nodes]
 
     def filled(self, branches: Iterable[GraphBranch]) -> list[GraphNode]:
-        """The gens and selects of these branches, so far."""
-        return [node for node in self.nodes_of(branches) if node.kind in FILLED]
+        """What somebody else must bring of these branches, so far: gens, selects, and quotes of other branches."""
+        return [node for node in self.nodes_of(branches) if node.awaited]
 
     def unseen_failure(self, branches: Iterable[GraphBranch]) -> Failure | None:
         """The first failure in these branches that the program was not told of."""
@@ -293,55 +434,12 @@ class Run:
         return totals
 
 
-class _Quiet:
-    """Flushes runs that have said nothing for a moment. One daemon thread serves the whole process."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Run] = deque()
-        self._some = threading.Condition()
-        self._thread: threading.Thread | None = None
-
-    def touch(self, run: Run) -> None:
-        """The run has just said something."""
-        if run.endpoint.quiet_seconds is None:
-            return
-        run.touched_at = time.monotonic()
-        if run.in_quiet_queue:
-            return
-        with self._some:
-            if run.in_quiet_queue:
-                return
-            run.in_quiet_queue = True
-            self._waiting.append(run)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="stemma-quiet", daemon=True)
-                self._thread.start()
-            self._some.notify()
-
-    def _serve(self) -> None:
-        while True:
-            with self._some:
-                while not self._waiting:
-                    self._some.wait()
-                run = self._waiting.popleft()
-            left = run.touched_at + (run.endpoint.quiet_seconds or 0.0) - time.monotonic()
-            if left > 0:
-                time.sleep(left)
-            with self._some:
-                if time.monotonic() - run.touched_at < (run.endpoint.quiet_seconds or 0.0):
-                    self._waiting.append(run)
-                    continue
-                run.in_quiet_queue = False
-            try:
-                run.flush()
-            except Exception as error:  # a fault of ours must reach the readers, and not stop this thread
-                run.fail(error)
+def _set(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
 
 
-def _restart_after_fork() -> None:
-    global _quiet
-    _quiet = _Quiet()
-
-
-_quiet = _Quiet()
-os.register_at_fork(after_in_child=_restart_after_fork)
+def _overdue(weak: weakref.ref[Run], seconds: float) -> None:
+    run = weak()
+    if run is not None:
+        run.stop(TimeoutError(f"the program took longer than its timeout of {seconds:g} s"))

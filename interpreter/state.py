@@ -7,119 +7,48 @@ and is where errors arrive: a `ProgramError` naming the user's line, chained to 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from stemma.interpreter.branch_state import BranchState
 from stemma.interpreter.chat import to_messages
-from stemma.interpreter.graph import FILLED, GraphBranch, GraphNode, ProgramGraph
-from stemma.interpreter.runtime import Run
-from stemma.interpreter.values import Captured, Given, Made, Value
-from stemma.interpreter.wire import RunOptions
+from stemma.interpreter.graph import GraphBranch, GraphNode
 from stemma.lang.errors import ProgramError, RequestError
-from stemma.lang.nodes import Gen, RoleBegin, RoleEnd, Select, as_nodes, caller
 
 if TYPE_CHECKING:
     from stemma.interpreter.group import ProgramStateGroup
 
 
-class ProgramState:
-    """One branch of a running program, and the names bound on it.
+class ProgramState(BranchState):
+    """One branch of a running program, read by threads that wait.
 
-    Appending raises `ProgramError` at once when the branch failed or ended, and `RequestError` for what cannot be
-    appended. Every reading method raises `ProgramError` when something it needs failed or was cancelled, and
-    `TimeoutError` when `timeout` seconds pass first.
+    Every reading method raises `ProgramError` when something it needs failed or was cancelled, and `TimeoutError`
+    when `timeout` seconds pass first.
     """
 
-    def __init__(
-        self, run: Run, branch: GraphBranch, values: dict[str, Value] | None = None, options: RunOptions | None = None
-    ) -> None:
-        self._run = run
-        self._branch = branch
-        self._values: dict[str, Value] = dict(values or {})
-        self._inherited = dict(self._values)
-        self._options = options or run.options
-        self._outside = False  # read by others than the program while its body may still be running
+    _outside = False  # read by others than the program while its body may still be running
 
     def _from_outside(self) -> ProgramState:
-        """The same state for readers outside a streaming program: they wait for what the body has not said yet."""
+        """The same state for readers outside a running body: they wait for what the body has not said yet."""
         twin = ProgramState(self._run, self._branch, None, self._options)
         twin._values, twin._outside = self._values, True
         return twin
 
-    def __repr__(self) -> str:
-        names = ", ".join(self._values)
-        return f"<ProgramState {self._branch.label or 'root'}: {len(self._branch.nodes)} nodes, names: {names or '-'}>"
-
-    # --- saying
-
-    def __iadd__(self, other: Any) -> ProgramState:
-        self.append(other)
-        return self
-
-    def append(self, other: Any) -> None:
-        """What `s += other` does: text, a node, or a list of these. Waits for nothing."""
-        nodes = as_nodes(other)
-        if not nodes:
-            self._run.check_open(self._branch)
-        for node in nodes:
-            if isinstance(node, (RoleBegin, RoleEnd)):
-                self._run.check_role(self._branch, node)
-            added = self._run.append(self._branch, node, self._options)
-            if isinstance(node, (Gen, Select)) and node.name is not None:
-                self._bind(node.name, Made(added, node.type if isinstance(node, Gen) else None))
-
-    def _bind(self, name: str, value: Value) -> None:
-        with self._run.changed:
-            self._values[name] = value
-            self._run.changed.notify_all()
-
-    def set_var(self, name: str, value: Any) -> None:
-        """Bind a name to a value of one's own, from here on."""
-        self._bind(name, Given(value))
-
-    __setitem__ = set_var
-
-    def system(self) -> _Role:
-        """`with s.system():` what is appended inside is a system message."""
-        return _Role(self, "system")
-
-    def user(self) -> _Role:
-        """`with s.user():` what is appended inside is a user message."""
-        return _Role(self, "user")
-
-    def assistant(self) -> _Role:
-        """`with s.assistant():` what is appended inside is an assistant message."""
-        return _Role(self, "assistant")
-
-    def var_scope(self, name: str) -> _Scope:
-        """`with s.var_scope("x"):` the text appended inside becomes `s["x"]`."""
-        return _Scope(self, name)
-
-    def fork(self, size: int = 1) -> ProgramStateGroup:
+    def fork(self, size: int = 1, position_ids_offset: None = None) -> ProgramStateGroup:
         """`size` copies that go on from here, side by side. Waits for nothing; the parent may go on as well."""
         from stemma.interpreter.group import ProgramStateGroup  # the group is made of states
 
-        if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise RequestError(f"fork takes a number of copies >= 0, got {size!r}", param="size")
-        branches = self._run.fork(self._branch, size)
-        return ProgramStateGroup([ProgramState(self._run, b, self._values, self._options) for b in branches], self)
+        return ProgramStateGroup(self._fork(size, position_ids_offset), self)
 
-    def cancel(self) -> None:
-        """Stop this branch and its forks; on the program's first state: everything. What ran stays readable."""
-        self._run.cancel(self._branch)
+    @contextmanager
+    def copy(self) -> Iterator[ProgramState]:
+        """`with s.copy() as c:` a copy to try something in; what it bound is in `s` afterwards, as lists of one."""
+        group = self.fork(1)
+        yield group[0]
+        group.join()
 
     # --- reading
-
-    def _value(self, name: str) -> Value:
-        value = self._values.get(name)
-        if value is not None:
-            return value
-        failure = self._branch.failure or self._run.failure
-        if failure is not None:
-            raise failure.error()
-        known = ", ".join(repr(n) for n in self._values) or "none yet"
-        raise KeyError(f"this program has no value named {name!r}; names: {known}")
 
     def get_var(self, name: str, timeout: float | None = None) -> Any:
         """The value of a name, of the type that its gen asked for. Raises `KeyError` for a name never bound."""
@@ -128,10 +57,6 @@ class ProgramState:
 
     def __getitem__(self, name: str) -> Any:
         return self.get_var(name)
-
-    def __contains__(self, name: object) -> bool:
-        """Whether the name is bound; its value may not be there yet."""
-        return name in self._values
 
     def raw(self, name: str, timeout: float | None = None) -> Any:
         """The text behind a name, before any type was applied."""
@@ -162,7 +87,7 @@ class ProgramState:
         """The chat messages of this branch; raises `RequestError` when there is text outside the roles."""
         self._await_body(timeout)
         nodes = self._lineage()
-        self._run.wait([node for node in nodes if node.kind in FILLED], timeout)
+        self._run.wait([node for node in nodes if node.awaited], timeout)
         self._raise_failure()
         return to_messages(nodes)
 
@@ -201,7 +126,7 @@ class ProgramState:
 
     def usage(self, timeout: float | None = None) -> dict[str, float]:
         """Totals over the whole program: token counts, and `wall_seconds`. Waits for what is running, failed or not."""
-        for _ in self._run.settle(self._run.filled(self._run.graph.branches.values()), timeout):
+        for _ in self._run.settle(self._run.filled(list(self._run.graph.branches.values())), timeout):
             pass
         return self._run.usage()
 
@@ -212,11 +137,6 @@ class ProgramState:
         if self._run.failure is not None:
             raise self._run.failure.error()
         return self._run.result
-
-    @property
-    def graph(self) -> ProgramGraph:
-        """The recorded program graph."""
-        return self._run.graph
 
     def _await_body(self, timeout: float | None) -> None:
         if self._outside:
@@ -240,24 +160,48 @@ class ProgramState:
         Outside a streaming program it goes on until the program ends; inside a program, up to what was said so far.
         `timeout` bounds the wait for each piece.
         """
+        for item in self._pieces(name):
+            if isinstance(item, _Wait):
+                until = None if timeout is None else time.monotonic() + timeout
+                self._run.wait_for(item.ready, until, item.what)
+            else:
+                yield item
+
+    async def text_async_iter(
+        self, name: str | None = None, return_meta_data: bool = False, timeout: float | None = None
+    ) -> AsyncIterator[Any]:
+        """`text_iter` for coroutines. With `return_meta_data`, which needs a name, pairs of text and meta info so far.
+
+        Raises `RequestError` for `return_meta_data` without a name.
+        """
+        if return_meta_data and name is None:
+            raise RequestError("return_meta_data=True needs the name of a gen, got None", param="return_meta_data")
+        for item in self._pieces(name):
+            if isinstance(item, _Wait):
+                await self._run.ready_async(item.ready, timeout, item.what)
+            elif return_meta_data and name is not None:
+                node = self._value(name).node()
+                yield item, dict(node.meta) if node is not None else {}
+            else:
+                yield item
+
+    def _pieces(self, name: str | None) -> Iterator[str | _Wait]:
+        """The text in pieces; between them, what must be waited for before going on."""
         if name is not None:
-            yield from self._iter_name(name, timeout)
+            yield from self._name_pieces(name)
             return
         done = 0
-        while nodes := self._more(done, timeout):
+        while True:
+            nodes = self._lineage()[done:]
+            if not nodes and self._outside and not self._over():
+                yield _Wait(lambda done=done: len(self._lineage()) > done or self._over(), "the next node")
+                nodes = self._lineage()[done:]
+            if not nodes:
+                break
             for node in nodes:
-                yield from self._iter_node(node, timeout)
+                yield from self._node_pieces(node)
             done += len(nodes)
         self._raise_failure()
-
-    def _more(self, done: int, timeout: float | None) -> list[GraphNode]:
-        """The nodes after the first `done`; from outside, waits until there are some or never will be."""
-        nodes = self._lineage()
-        if self._outside and len(nodes) == done:
-            until = None if timeout is None else time.monotonic() + timeout
-            self._run.wait_for(lambda: len(self._lineage()) > done or self._over(), until, "the next node")
-            nodes = self._lineage()
-        return nodes[done:]
 
     def _over(self) -> bool:
         return self._run.finished or self._branch.ended or self._branch.failure is not None
@@ -268,25 +212,28 @@ class ProgramState:
             until = None if timeout is None else time.monotonic() + timeout
             self._run.wait_for(lambda: name in self._values or self._over(), until, f"a value named {name!r}")
 
-    def _iter_name(self, name: str, timeout: float | None) -> Iterator[str]:
-        self._await_name(name, timeout)
+    def _name_pieces(self, name: str) -> Iterator[str | _Wait]:
+        if self._outside and name not in self._values:
+            yield _Wait(lambda: name in self._values or self._over(), f"a value named {name!r}")
         value = self._value(name)
         node = value.node()
-        if node is None:
-            yield str(value.read(self._run, timeout))
-        else:
-            yield from self._iter_node(node, timeout)
+        if node is not None:
+            yield from self._node_pieces(node)
+            return
+        nodes = value.nodes()
+        if any(not n.settled for n in nodes):
+            self._run.flush()
+            yield _Wait(lambda: all(n.settled for n in nodes), f"a value named {name!r}")
+        yield str(value.read(self._run))
 
-    def _iter_node(self, node: GraphNode, timeout: float | None) -> Iterator[str]:
+    def _node_pieces(self, node: GraphNode) -> Iterator[str | _Wait]:
         shown = 0
         length = 0
         while not node.settled or shown < len(node.pieces):
             if shown == len(node.pieces):
                 if not self._outside or self._run.endpoint.quiet_seconds is None:
                     self._run.flush()  # else the quiet timer will soon, in larger pieces
-                until = None if timeout is None else time.monotonic() + timeout
-                seen = shown
-                self._run.wait_for(lambda seen=seen: node.settled or len(node.pieces) > seen, until, node.describe())
+                yield _Wait(lambda seen=shown: node.settled or len(node.pieces) > seen, node.describe())
                 continue
             piece = node.pieces[shown]
             shown += 1
@@ -300,40 +247,8 @@ class ProgramState:
             yield rest
 
 
-class _Role:
-    """A chat message opened by `with`, and closed whatever happens inside."""
+class _Wait(NamedTuple):
+    """Something that must become true before there is more to read, and how an error names it."""
 
-    def __init__(self, state: ProgramState, role: str) -> None:
-        self._state = state
-        self._role = role
-
-    def __enter__(self) -> ProgramState:
-        self._state.append(RoleBegin(self._role, caller()))
-        return self._state
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._state.append(RoleEnd(self._role, caller()))
-        except (ProgramError, RequestError):
-            if error is None:  # else the block's own error matters more than a branch that cannot go on
-                raise
-
-
-class _Scope:
-    """A capture opened by `with`, and closed whatever happens inside."""
-
-    def __init__(self, state: ProgramState, name: str) -> None:
-        self._state = state
-        self._value = Captured(name, state._branch, len(state._branch.nodes))
-
-    def __enter__(self) -> ProgramState:
-        self._value.start = len(self._value.branch.nodes)
-        self._state._bind(self._value.name, self._value)
-        return self._state
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._value.end = len(self._value.branch.nodes)
+    ready: Callable[[], bool]
+    what: str

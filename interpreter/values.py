@@ -4,8 +4,9 @@ long before its text exists, and only reading it waits."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from stemma.interpreter.graph import GraphBranch, GraphNode
 from stemma.interpreter.runtime import Run
@@ -27,6 +28,11 @@ class Value(ABC):
     def node(self) -> GraphNode | None:
         """The gen or select that makes it, if it is one."""
         return None
+
+    def nodes(self) -> list[GraphNode]:
+        """What must settle before it can be read without waiting."""
+        node = self.node()
+        return [] if node is None else [node]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +95,55 @@ class Captured(Value):
     def raw(self, run: Run, timeout: float | None = None) -> str:
         return self.read(run, timeout)
 
+    def nodes(self) -> list[GraphNode]:
+        return self.branch.nodes[self.start : self.end]
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Value):
+    """No text of its own; there once all these nodes are."""
+
+    parts: tuple[GraphNode, ...]
+
+    def read(self, run: Run, timeout: float | None = None) -> str:
+        run.wait(self.parts, timeout)
+        return ""
+
+    def raw(self, run: Run, timeout: float | None = None) -> str:
+        return self.read(run, timeout)
+
+    def nodes(self) -> list[GraphNode]:
+        return list(self.parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Gathered(Value):
-    """One value per child of a joined fork, in the children's order; None where a child never bound the name."""
+    """One value per child of a joined fork, in the children's order; None where a child never bound the name.
+
+    `on_error` says what stands for a child's value that has failed: `raise` nothing, the reader gets the error;
+    `collect` the `ProgramError` itself; `skip` leaves it out of the list.
+    """
 
     values: tuple[Value | None, ...]
+    on_error: Literal["raise", "collect", "skip"] = "raise"
 
     def read(self, run: Run, timeout: float | None = None) -> list[Any]:
-        return [None if value is None else value.read(run, timeout) for value in self.values]
+        return self._each(lambda value: value.read(run, timeout))
 
     def raw(self, run: Run, timeout: float | None = None) -> list[Any]:
-        return [None if value is None else value.raw(run, timeout) for value in self.values]
+        return self._each(lambda value: value.raw(run, timeout))
+
+    def _each(self, get: Callable[[Value], Any]) -> list[Any]:
+        gathered: list[Any] = []
+        for value in self.values:
+            try:
+                gathered.append(None if value is None else get(value))
+            except ProgramError as error:
+                if self.on_error == "raise":
+                    raise
+                if self.on_error == "collect":
+                    gathered.append(error)
+        return gathered
+
+    def nodes(self) -> list[GraphNode]:
+        return [node for value in self.values if value is not None for node in value.nodes()]

@@ -18,7 +18,7 @@ from stemma.lang.errors import (
     RequestError,
     StemmaError,
 )
-from stemma.lang.nodes import Gen, Node, RoleBegin, RoleEnd, Select, Text
+from stemma.lang.nodes import Gen, Node, Ref, RoleBegin, RoleEnd, Select, Text
 from stemma.lang.params import SamplingParams
 
 _SAMPLING = tuple(f.name for f in dataclasses.fields(SamplingParams))
@@ -65,6 +65,8 @@ def wire_node(node: Node, options: RunOptions, place: str) -> dict[str, Any]:
     match node:
         case Text(text=text):
             return {"kind": "text", "text": text}
+        case Ref():
+            return {"kind": "text", "text": ""}  # the runtime fills it in before it is sent
         case RoleBegin(role=role):
             return {"kind": "role_begin", "role": role}
         case RoleEnd(role=role):

@@ -6,6 +6,7 @@ StemmaError
 ├── EndpointError                       the thing a program runs on failed: connection, HTTP status, engine death
 │   └── EngineDeadError                 the engine process or thread stopped; carries the cause
 ├── CancelledError                      a program, branch or request was cancelled
+│   └── BudgetError                     a program used up its budget of tokens or money and was stopped
 └── ProgramError                        what a reader of a program sees: the user's line, the node, the cause
 """
 
@@ -49,6 +50,10 @@ class EngineDeadError(EndpointError):
 
 class CancelledError(StemmaError):
     """The program, branch or request was cancelled before it finished."""
+
+
+class BudgetError(CancelledError):
+    """The program used up its budget. What had run by then stays readable."""
 
 
 class ProgramError(StemmaError):

@@ -5,6 +5,7 @@
     Select      score the choices here, append the best
     RoleBegin   a chat turn starts
     RoleEnd     a chat turn ends
+    Ref         the text of a value of another branch, once it is there
     NodeList    several of them in order; `+` builds it: `"Q: " + gen("a") + "."`
 
 Every node carries `where`, the user's `file:line` that wrote it.
@@ -82,6 +83,7 @@ class Gen(Expression):
     constraint: Constraint | None = None
     type: TypeSpec | None = None
     logprobs: Logprobs = Logprobs()
+    timeout: float | None = None
     where: str = field(default="", compare=False)
 
     def __str__(self) -> str:
@@ -125,7 +127,19 @@ class RoleEnd(Expression):
         return f"{self.role}_end"
 
 
-Node = Text | Gen | Select | RoleBegin | RoleEnd
+@dataclass(frozen=True, eq=False)
+class Ref(Expression):
+    """The text of a value that may not be there yet; appending it waits for nothing. `value` is the interpreter's."""
+
+    name: str
+    value: Any = field(repr=False)
+    where: str = ""
+
+    def __str__(self) -> str:
+        return f"ref {self.name!r}"
+
+
+Node = Text | Gen | Select | RoleBegin | RoleEnd | Ref
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 # name -> module that defines it
 _NAMES = {
     "function": "interpreter.program",
-    "set_default_backend": "interpreter.program",
+    "set_default_backend": "interpreter.default_endpoint",
     "gen": "lang.api",
     "gen_int": "lang.api",
     "gen_string": "lang.api",
@@ -39,10 +39,16 @@ _NAMES = {
     "EndpointError": "lang.errors",
     "CancelledError": "lang.errors",
     "EngineDeadError": "lang.errors",
+    "BudgetError": "lang.errors",
     "Program": "interpreter.program",
-    "get_default_backend": "interpreter.program",
+    "get_default_backend": "interpreter.default_endpoint",
     "ProgramState": "interpreter.state",
     "ProgramStateGroup": "interpreter.group",
+    "AsyncProgramState": "interpreter.async_state",
+    "AsyncProgramStateGroup": "interpreter.async_state",
+    "Batch": "interpreter.batch",
+    "BatchRecord": "interpreter.checkpoint",
+    "Budget": "interpreter.budget",
     "Endpoint": "interpreter.endpoints.base",
     "RuntimeEndpoint": "interpreter.endpoints.runtime",
     "ScriptedEndpoint": "interpreter.endpoints.scripted",
@@ -76,14 +82,19 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from stemma.backend.engine import Engine as Engine
+    from stemma.interpreter.async_state import AsyncProgramState as AsyncProgramState
+    from stemma.interpreter.async_state import AsyncProgramStateGroup as AsyncProgramStateGroup
+    from stemma.interpreter.batch import Batch as Batch
+    from stemma.interpreter.budget import Budget as Budget
+    from stemma.interpreter.checkpoint import BatchRecord as BatchRecord
+    from stemma.interpreter.default_endpoint import get_default_backend as get_default_backend
+    from stemma.interpreter.default_endpoint import set_default_backend as set_default_backend
     from stemma.interpreter.endpoints.base import Endpoint as Endpoint
     from stemma.interpreter.endpoints.runtime import RuntimeEndpoint as RuntimeEndpoint
     from stemma.interpreter.endpoints.scripted import ScriptedEndpoint as ScriptedEndpoint
     from stemma.interpreter.group import ProgramStateGroup as ProgramStateGroup
     from stemma.interpreter.program import Program as Program
     from stemma.interpreter.program import function as function
-    from stemma.interpreter.program import get_default_backend as get_default_backend
-    from stemma.interpreter.program import set_default_backend as set_default_backend
     from stemma.interpreter.state import ProgramState as ProgramState
     from stemma.lang.api import assistant as assistant
     from stemma.lang.api import assistant_begin as assistant_begin
@@ -101,6 +112,7 @@ if TYPE_CHECKING:
     from stemma.lang.choices import greedy_token_selection as greedy_token_selection
     from stemma.lang.choices import token_length_normalized as token_length_normalized
     from stemma.lang.choices import unconditional_likelihood_normalized as unconditional_likelihood_normalized
+    from stemma.lang.errors import BudgetError as BudgetError
     from stemma.lang.errors import CancelledError as CancelledError
     from stemma.lang.errors import ConstraintError as ConstraintError
     from stemma.lang.errors import EndpointError as EndpointError

@@ -376,9 +376,9 @@ def test_an_unknown_error_type_becomes_an_endpoint_error_that_names_it():
 
 
 def test_forked_processes_have_a_quiet_timer_of_their_own():
-    from stemma.interpreter import runtime
+    from stemma.interpreter import timers
 
-    before = runtime._quiet
-    runtime._restart_after_fork()
-    assert runtime._quiet is not before and runtime._quiet._thread is None
-    runtime._quiet = before
+    before = timers._quiet
+    timers._restart_after_fork()
+    assert timers._quiet is not before and timers._quiet._thread is None
+    timers._quiet = before

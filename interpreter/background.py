@@ -1,0 +1,35 @@
+"""One event loop in a thread of its own, where async programs run when their caller has no loop, or blocks it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_thread: threading.Thread | None = None
+
+
+def background_loop() -> asyncio.AbstractEventLoop:
+    """The loop; started with the first use."""
+    global _loop, _thread
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            _thread = threading.Thread(target=_loop.run_forever, name="stemma-programs", daemon=True)
+            _thread.start()
+        return _loop
+
+
+def on_background_loop() -> bool:
+    """Whether the caller runs on that loop, and so must not block it."""
+    return threading.current_thread() is _thread
+
+
+def _restart_after_fork() -> None:
+    global _loop, _thread, _lock
+    _loop, _thread, _lock = None, None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_restart_after_fork)
