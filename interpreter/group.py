@@ -172,9 +172,7 @@ class ProgramStateGroup(StateGroup[ProgramState]):
         winners: list[ProgramState] = []
         run.flush()
         while len(winners) < k and len(arrived) < len(self._states):
-            run.wait_for(
-                lambda known=tuple(arrived): bool(self._arrived(known)), until, f"fork {len(arrived) + 1} to arrive"
-            )
+            run.wait_for(lambda known=tuple(arrived): bool(self._arrived(known)), until, "the next fork")
             with run.changed:
                 new = self._arrived(arrived)
             arrived += new

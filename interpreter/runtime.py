@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
 import time
 import uuid
@@ -87,6 +88,8 @@ class Run:
         self._refs: list[GraphNode] = []  # literals that still wait for the value they quote
         self.body: asyncio.Future[None] | None = None  # a body that nobody awaits; held so that it is not collected
         self._stopped: Failure | None = None  # why nothing can be said any more
+        if budget is not None and (over := budget.over()) is not None:
+            self._stopped = Failure(over, what="the program was not started")
         if timeout is not None:
             weak: weakref.ref[Run] = weakref.ref(self)  # an ended program must not live on for this
             timers.call_later(timeout, lambda: _overdue(weak, timeout))
@@ -253,7 +256,10 @@ class Run:
     def _time(self, node: GraphNode) -> None:
         """Start the clock of a gen with a timeout, once everything before it is there."""
         seconds = node.timeout
-        if seconds is None or node.settled or any(not n.settled for n in node.branch.lineage() if n is not node):
+        if seconds is None or node.settled:
+            return
+        before = itertools.takewhile(lambda n: n is not node, node.branch.lineage())
+        if not all(n.settled for n in before):
             return
         node.timeout = None
         timers.call_later(seconds, lambda: self._node_overdue(node, seconds))

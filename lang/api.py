@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,12 +43,14 @@ def gen(
     json_schema: str | Mapping[str, Any] | None = None,
     ebnf: str | None = None,
     structural_tag: str | Mapping[str, Any] | None = None,
+    timeout: float | None = None,
 ) -> Gen | Select:
     """Generate text here, and keep it under `name` if one is given. `None` means: as the run says.
 
     `type` (or `dtype`) names a Python type: the text is constrained to it and `s[name]` is the value. At most one of
     `type`, `regex`, `json_schema`, `ebnf`, `structural_tag` may be given. With `choices` this is a `select`, which
-    takes `choices_method`, `temperature` and `seed` and nothing else.
+    takes `choices_method`, `temperature` and `seed` and nothing else. `timeout` is how many seconds it may take once
+    everything before it is there; then it fails, and so does what follows it.
 
     Raises `RequestError` (a `ValueError`) naming the argument and its value, `ConstraintError` for a constraint.
     """
@@ -65,6 +68,7 @@ def gen(
         constraint=_one_constraint(given, spec),
         type=spec,
         logprobs=check_logprobs(return_logprob, logprob_start_len, top_logprobs_num, token_ids_logprob),
+        timeout=_seconds(timeout),
         where=caller(),
     )
 
@@ -204,6 +208,14 @@ def check_logprobs(
             raise RequestError(f"token_ids_logprob must be a list of token ids, got {ids!r}", param="token_ids_logprob")
         ids = tuple(ids)
     return Logprobs(wanted, start, top, ids)
+
+
+def _seconds(timeout: Any) -> float | None:
+    if timeout is not None and (
+        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf
+    ):
+        raise RequestError(f"timeout must be a number of seconds > 0, got {timeout!r}", param="timeout")
+    return timeout
 
 
 def _at_least(argument: str, value: Any, low: int) -> None:

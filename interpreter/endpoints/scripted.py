@@ -8,22 +8,27 @@ assert endpoint.prompts["answer"].endswith("France?")
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from stemma.interpreter.chat import plain_marker
 from stemma.interpreter.endpoints.base import Delta, Endpoint, Event, OnEvent
 from stemma.interpreter.graph import FILLED, ROLES
+from stemma.interpreter.timers import call_later
 from stemma.interpreter.wire import error_to_wire
 from stemma.lang.errors import CancelledError, RequestError
 
 Reply = str | BaseException
 Replies = Mapping[str, Any] | Sequence[Reply] | Callable[[str, dict[str, Any]], Reply]
 
+THREADS = 16  # for replies that are functions, which may take their time
 _BRANCH_FIELDS = {"id", "parent", "at", "first", "nodes", "end"}
 _ANSWERED = (*FILLED, *ROLES)
 
@@ -32,20 +37,28 @@ _ANSWERED = (*FILLED, *ROLES)
 class _Branch:
     """A branch as the fake knows it: the text after each of its nodes (from the beginning of the program)."""
 
-    start: str
+    id: str
+    parent: _Branch | None
+    at: int
+    start: str | None
     texts: list[str] = field(default_factory=list)
+    todo: deque[tuple[int, dict[str, Any], OnEvent]] = field(default_factory=deque)
+    known: int = 0
     error: Exception | None = None
     failed_at: int = 0
     ended: bool = False
+    waiting: bool = False  # for a reply that takes its time
+    children: list[_Branch] = field(default_factory=list)
 
     def text(self, count: int) -> str:
+        assert self.start is not None
         return self.texts[count - 1] if count else self.start
 
 
 @dataclass(slots=True)
 class _Program:
     branches: dict[str, _Branch] = field(default_factory=dict)
-    queue: deque[tuple[Delta, OnEvent]] = field(default_factory=deque)
+    queue: deque[Callable[[], None]] = field(default_factory=deque)
     working: bool = False
     cancelled: bool = False
     ended: bool = False
@@ -60,14 +73,17 @@ class ScriptedEndpoint(Endpoint):
     reply if that is one of the choices, and the first choice if it has none. Gens stop at their stop strings, and a
     reply that does not match the gen's regex or choices is an error.
 
-    `deltas` are all deltas that came, in order; `prompts` the last prompt of each name. Each program's deltas run in
-    order on a thread of their own. It sends nothing before a value is demanded, so that tests are deterministic.
+    `latency` is how many seconds each reply takes, or a function of the prompt's text and the node; meanwhile other
+    branches go on, as they would on an engine. `deltas` are all deltas that came, in order; `prompts` the last prompt
+    of each name. Each program's replies are made in order, on one of a few threads that all scripted endpoints share.
+    It sends nothing before a value is demanded, so that tests are deterministic.
     """
 
     capabilities = frozenset({"names"})
     quiet_seconds = None
 
-    def __init__(self, replies: Replies | None = None) -> None:
+    def __init__(self, replies: Replies | None = None, *, latency: float | Callable[..., float] = 0.0) -> None:
+        self._latency = latency
         self.deltas: list[Delta] = []
         self.cancels: list[tuple[str, list[str] | None]] = []
         self.prompts: dict[str | None, str] = {}
@@ -92,11 +108,19 @@ class ScriptedEndpoint(Endpoint):
         with self._lock:
             self.deltas.append(delta)
             program = self._programs.setdefault(delta["program"], _Program())
-            program.queue.append((delta, on_event))
+            if not delta["branches"]:
+                program.ended = program.ended or delta["end"]
+                return
+        self._enqueue(program, lambda: self._take(program, delta, on_event))
+
+    def _enqueue(self, program: _Program, act: Callable[[], None]) -> None:
+        """Do it for this program, after what came before; one thread at a time works for a program."""
+        with self._lock:
+            program.queue.append(act)
             if program.working:
                 return
             program.working = True
-        threading.Thread(target=self._work, args=(program,), name="stemma-scripted", daemon=True).start()
+        _threads().submit(self._work, program)
 
     def cancel(self, program: str, branches: Sequence[str] | None = None) -> None:
         with self._lock:
@@ -125,25 +149,38 @@ class ScriptedEndpoint(Endpoint):
                 if not program.queue:
                     program.working = False
                     return
-                delta, on_event = program.queue.popleft()
-            try:
-                self._run(program, delta, on_event)
-            except RequestError as error:  # the delta is malformed
-                for branch in delta.get("branches", ()):
-                    for i, node in enumerate(branch.get("nodes", ())):
-                        if node.get("kind") in _ANSWERED:
-                            self._fail(on_event, branch.get("id"), branch.get("first", 0) + i, error)
+                act = program.queue.popleft()
+            act()
 
-    def _run(self, program: _Program, delta: Delta, on_event: OnEvent) -> None:
-        self._check(program, delta)
+    def _take(self, program: _Program, delta: Delta, on_event: OnEvent) -> None:
+        try:
+            self._check(program, delta)
+        except RequestError as error:  # the delta is malformed
+            for branch in delta.get("branches", ()):
+                for i, node in enumerate(branch.get("nodes", ())):
+                    if node.get("kind") in _ANSWERED:
+                        self._fail(on_event, branch.get("id"), branch.get("first", 0) + i, error)
+            return
         for entry in delta["branches"]:
-            branch = program.branches.get(entry["id"])
-            if branch is None:
-                branch = self._open(program, entry)
-            for node in entry["nodes"]:
-                self._node(program, branch, entry["id"], len(branch.texts), node, on_event)
+            branch = program.branches.get(entry["id"]) or self._open(program, entry)
+            branch.todo.extend((branch.known + i, node, on_event) for i, node in enumerate(entry["nodes"]))
+            branch.known += len(entry["nodes"])
             branch.ended = branch.ended or entry["end"]
+            self._advance(program, branch)
         program.ended = program.ended or delta["end"]
+
+    def _advance(self, program: _Program, branch: _Branch) -> None:
+        """Run the branch's nodes up to one whose reply takes its time, then the children that it was holding up."""
+        if branch.start is None and branch.parent is not None and len(branch.parent.texts) >= branch.at:
+            branch.start = branch.parent.text(branch.at)
+            if branch.parent.error is not None and branch.parent.failed_at < branch.at:
+                branch.error, branch.failed_at = branch.error or branch.parent.error, -1
+        while branch.start is not None and branch.todo and not branch.waiting:
+            index, node, on_event = branch.todo.popleft()
+            self._node(program, branch, index, node, on_event)
+        for child in branch.children:
+            if child.start is None and len(branch.texts) >= child.at:
+                self._advance(program, child)
 
     def _check(self, program: _Program, delta: Delta) -> None:
         """Hold the delta to the contract, so that tests see when it is broken."""
@@ -154,7 +191,7 @@ class ScriptedEndpoint(Endpoint):
             if set(entry) - _BRANCH_FIELDS:
                 raise RequestError(f"unknown fields in branch: {sorted(entry)}")
             known = program.branches.get(entry["id"])
-            if entry["first"] != (len(known.texts) if known else 0):
+            if entry["first"] != (known.known if known else 0):
                 raise RequestError(f"branch {entry['id']}: first is {entry['first']}, not what was sent before")
             parent = entry.get("parent")
             if parent is not None and parent not in program.branches and parent not in coming:
@@ -163,47 +200,84 @@ class ScriptedEndpoint(Endpoint):
 
     def _open(self, program: _Program, entry: dict[str, Any]) -> _Branch:
         parent = program.branches[entry["parent"]] if entry.get("parent") is not None else None
-        branch = _Branch(parent.text(entry["at"]) if parent else "")
-        if parent is not None and parent.error is not None and parent.failed_at < entry["at"]:
-            branch.error = parent.error
+        branch = _Branch(entry["id"], parent, entry.get("at") or 0, "" if parent is None else None)
+        if parent is not None:
+            parent.children.append(branch)
         program.branches[entry["id"]] = branch
         return branch
 
-    def _node(
-        self, program: _Program, branch: _Branch, id: str, index: int, node: dict[str, Any], on_event: OnEvent
-    ) -> None:
+    def _node(self, program: _Program, branch: _Branch, index: int, node: dict[str, Any], on_event: OnEvent) -> None:
         prompt, text = branch.text(index), ""
         kind = node["kind"]
-        stopped = CancelledError("the program was cancelled") if program.cancelled else branch.error
-        stopped = RequestError("the endpoint is closed") if self._closed else stopped
+        stopped = self._stopped(program, branch)
         if kind in _ANSWERED and stopped is not None:
-            self._fail(on_event, id, index, stopped)
+            self._fail(on_event, branch.id, index, stopped)
         elif kind in FILLED:
-            text = self._answer(branch, id, index, node, prompt, on_event)
+            self._answer(program, branch, index, node, prompt, on_event)
+            return
         elif kind == "text":
             text = node["text"]
         elif kind in ROLES:
             text = plain_marker(kind, node["role"])
-            on_event({"event": "text", "branch": id, "node": index, "text": text})
+            on_event({"event": "text", "branch": branch.id, "node": index, "text": text})
         branch.texts.append(prompt + text)
 
+    def _stopped(self, program: _Program, branch: _Branch) -> Exception | None:
+        stopped = CancelledError("the program was cancelled") if program.cancelled else branch.error
+        return RequestError("the endpoint is closed") if self._closed else stopped
+
     def _answer(
-        self, branch: _Branch, id: str, index: int, node: dict[str, Any], prompt: str, on_event: OnEvent
-    ) -> str:
+        self, program: _Program, branch: _Branch, index: int, node: dict[str, Any], prompt: str, on_event: OnEvent
+    ) -> None:
+        """Make the reply now, and deliver it now or later."""
         self.prompts[node.get("name")] = prompt
+        reply: tuple[str, dict[str, Any]] | Exception
         try:
-            reply = self._reply(prompt, node)
-            text, meta = _selected(node, reply) if node["kind"] == "select" else _generated(node, reply)
+            said = self._reply(prompt, node)
+            reply = _selected(node, said) if node["kind"] == "select" else _generated(node, said)
+            seconds = self._latency(prompt, node) if callable(self._latency) else self._latency
         except Exception as error:  # an exception in the script is the node's error, whatever it is
-            branch.error, branch.failed_at = error, index
-            self._fail(on_event, id, index, error)
+            reply, seconds = error, 0.0
+
+        def deliver() -> None:
+            branch.waiting = False
+            branch.texts.append(prompt + self._deliver(program, branch, index, node, prompt, reply, on_event))
+
+        if seconds <= 0:
+            deliver()
+            return
+        branch.waiting = True
+
+        def later() -> None:
+            deliver()
+            self._advance(program, branch)
+
+        call_later(seconds, lambda: self._enqueue(program, later))
+
+    def _deliver(
+        self,
+        program: _Program,
+        branch: _Branch,
+        index: int,
+        node: dict[str, Any],
+        prompt: str,
+        reply: tuple[str, dict[str, Any]] | Exception,
+        on_event: OnEvent,
+    ) -> str:
+        if (stopped := self._stopped(program, branch)) is not None:
+            self._fail(on_event, branch.id, index, stopped)
             return ""
+        if isinstance(reply, Exception):
+            branch.error, branch.failed_at = reply, index
+            self._fail(on_event, branch.id, index, reply)
+            return ""
+        text, meta = reply
         if node.get("stream"):
             for piece in _pieces(text):
-                on_event({"event": "delta", "branch": id, "node": index, "text": piece, "ids": []})
+                on_event({"event": "delta", "branch": branch.id, "node": index, "text": piece, "ids": []})
         counts = {"prompt_tokens": len(_pieces(prompt)), "completion_tokens": len(_pieces(text)), "cached_tokens": 0}
         meta = {**counts, "computed_tokens": len(_pieces(prompt + text)), "forced_tokens": 0, **meta}
-        on_event({"event": "done", "branch": id, "node": index, "text": text, "ids": [], "meta": meta})
+        on_event({"event": "done", "branch": branch.id, "node": index, "text": text, "ids": [], "meta": meta})
         return text
 
     def _fail(self, on_event: OnEvent, branch: Any, index: int, error: Exception) -> None:
@@ -244,6 +318,14 @@ class ScriptedEndpoint(Endpoint):
                 raise RequestError(f"the scripted replies are used up: {len(script)} for {name or 'all nodes'}")
             self._used[name] = used + 1
             return script[used]
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, "stemma-scripted")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # its threads are not in the child
 
 
 def _pieces(text: str) -> list[str]:
