@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -208,14 +208,14 @@ class Batch:
         self._progress.finish()
 
 
-def drive(batch: Batch) -> list[Any] | Iterator[Any]:
+def drive(batch: Batch) -> list[Any] | Generator[Any, None, None]:
     """The results of a batch for a caller without a loop: a list, or an iterator if the batch is lazy."""
     if on_background_loop():
         raise RequestError("run_batch would wait inside an async program; await abatch(…) instead")
     return _each(batch) if batch.options.lazy else _wait(batch.gather())
 
 
-def _each(batch: Batch) -> Iterator[Any]:
+def _each(batch: Batch) -> Generator[Any, None, None]:
     items = aiter(batch)
     nothing = object()
     try:

@@ -9,7 +9,7 @@ import inspect
 import math
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
@@ -202,6 +202,24 @@ class Program(Generic[P, R]):
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(threads, lambda: context.run(self._run_body, started))
 
+    @overload
+    def run_batch(
+        self, batch: Iterable[Mapping[str, Any] | Sequence[Any]], *, generator_style: Literal[True], **kwargs: Any
+    ) -> Generator[Any, None, None]: ...
+    @overload
+    def run_batch(
+        self,
+        batch: Iterable[Mapping[str, Any] | Sequence[Any]],
+        *,
+        num_threads: int | Literal["auto"] = "auto",
+        progress_bar: bool | None = False,
+        backend: Any = None,
+        generator_style: Literal[False] = False,
+        on_error: OnError = "raise",
+        order: Order = "input",
+        checkpoint: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> list[Any]: ...
     def run_batch(
         self,
         batch: Iterable[Mapping[str, Any] | Sequence[Any]],
@@ -214,7 +232,7 @@ class Program(Generic[P, R]):
         order: Order = "input",
         checkpoint: str | os.PathLike[str] | None = None,
         **kwargs: Any,
-    ) -> list[Any] | Iterator[Any]:
+    ) -> list[Any] | Generator[Any, None, None]:
         """Run the program once per item, at most `num_threads` at a time; the states, in the items' order.
 
         An item is a dict of arguments or a tuple of positional ones; keywords are sampling defaults and arguments for

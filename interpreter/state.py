@@ -110,7 +110,8 @@ class ProgramState(BranchState):
     def _raise_unseen(self, branches: list[GraphBranch]) -> None:
         unseen = self._run.unseen_failure(branches)
         if unseen is not None:
-            raise unseen.error()
+            failed = (node for branch in branches for node in branch.nodes if node.failure is unseen)
+            raise unseen.error(next(failed, None))
 
     def _sync_unseen(self) -> None:
         """As `sync`, but a failure that the program itself has read, and so dealt with, does not count."""
@@ -150,7 +151,8 @@ class ProgramState(BranchState):
     def _raise_failure(self) -> None:
         failure = self._branch.failure or self._run.failure
         if failure is not None:
-            raise failure.error()
+            failed = (node for node in self._lineage() if node.failure is failure)
+            raise failure.error(next(failed, None))
 
     # --- streaming
 

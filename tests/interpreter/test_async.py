@@ -177,7 +177,7 @@ def test_async_programs_call_each_other_inline():
     @function
     async def outer(s: AsyncProgramState):
         plain(s)
-        first = await inner(s, "one ", temperature=0.5)
+        first = await inner(s, "one ", temperature=0.5)  # pyright: ignore[reportCallIssue] - a keyword of the run
         state = await inner.arun("alone ")
         return first, state["x"], await s.text()
 
@@ -208,7 +208,7 @@ def test_async_programs_call_each_other_inline():
 
     @function
     async def hurried(s: AsyncProgramState):
-        await inner(s, "x", timeout=3)
+        await inner(s, "x", timeout=3)  # pyright: ignore[reportCallIssue] - wrong on purpose
 
     with pytest.raises(RequestError, match=r"timeout=3 is of a whole run"):
         hurried.run(backend=endpoint)
@@ -315,6 +315,7 @@ def test_losers_of_a_race_leave_the_engine(engine):
         forks = s.fork(6)
         forks += lambda i: gen("x", max_tokens=2 if i == 3 else 400, ignore_eos=True)
         winner = await forks.race()
+        running = -1
         for _ in range(200):
             running = engine.load()["running"]
             if running == 0:
