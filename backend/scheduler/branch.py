@@ -82,12 +82,22 @@ class Work:
 
 
 @dataclass(slots=True)
+class Part:
+    """One sequence to score. Its first `shared` scored tokens are those of part `source`; the rest has a branch, if any."""
+
+    ids: Int32
+    source: int
+    shared: int
+    branch: Branch | None = None
+
+
+@dataclass(slots=True)
 class Scoring:
-    """A select in flight: one scored branch for each choice (and, for some methods, one more without the context)."""
+    """A select in flight: the choices as a trie of token ids, each of whose edges is a scored branch."""
 
     node: int
     op: SelectNode
-    branches: list[Branch]  # the choices in their context, then (for some methods) alone
+    parts: list[Part]  # the choices in their context, then (for some methods) alone
     n_context: int
     remaining: int
     t_start: float = field(default_factory=time.perf_counter)

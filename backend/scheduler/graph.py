@@ -64,6 +64,10 @@ class Graph:
         """Arrival numbers of programs and branches."""
         return next(self._serials)
 
+    def new_seed(self) -> int:
+        """For a draw that was given none."""
+        return self._random.getrandbits(63)
+
     # -- deltas ----------------------------------------------------------------------------------------------------
 
     def register(self, delta: GraphDelta, sink: Sink) -> list[Branch]:
@@ -242,7 +246,7 @@ class Graph:
             params=params,
             prompt_len=length,
             limit=self._limit(length, params, explicit="max_new_tokens" in node.params),
-            seed=self._random.getrandbits(63) if params.seed is None else params.seed,
+            seed=self.new_seed() if params.seed is None else params.seed,
             stop_ids=frozenset(params.stop_token_ids),
             stream=node.stream,
             logprobs=node.logprobs,
@@ -382,7 +386,7 @@ class Graph:
         if branch.state is State.DONE:
             return
         if branch.scoring is not None:
-            for scored in branch.scoring.branches:
+            for scored in [part.branch for part in branch.scoring.parts if part.branch is not None]:
                 self.memory.forget(scored)
                 scored.state = State.DONE
             branch.scoring = None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stemma.backend.core import RowLogprobs
 from stemma.backend.messages import SelectNode
-from stemma.backend.scheduler.branch import Branch, Scoring, State, Work
+from stemma.backend.scheduler.branch import Branch, Part, Scoring, State, Work
 from stemma.lang.choices import decide, method_named, needs_unconditional
 from stemma.lang.errors import RequestError
 
@@ -19,10 +21,9 @@ if TYPE_CHECKING:
 
 def start_select(graph: Graph, branch: Branch, node: SelectNode) -> None:
     method_named(node.method)
-    if node.temperature != 0.0:
+    if not (math.isfinite(node.temperature) and node.temperature >= 0):
         raise RequestError(
-            f"select with temperature {node.temperature!r} is not supported by this version; use 0.0",
-            param="temperature",
+            f"temperature of a select must be in [0, inf), got {node.temperature!r}", param="temperature"
         )
     if not node.choices or "" in node.choices:
         raise RequestError(f"select needs at least one choice and no empty one, got {node.choices!r}", param="choices")
@@ -41,19 +42,38 @@ def start_select(graph: Graph, branch: Branch, node: SelectNode) -> None:
             f"({graph.context} tokens) or the KV pool ({graph.memory.slots.total} tokens).",
             param="choices",
         )
-    rows = [_scored(graph, branch, k, np.array([*base, *ids], np.int32), score_from) for k, ids in enumerate(spelled)]
+    parts = _trie([np.array([*base, *ids], np.int32) for ids in spelled], score_from)
     if needs_unconditional(node.method):
         bos = [graph.tokenizer.bos_id] if graph.tokenizer.bos_id is not None else []
-        for ids in spelled:
-            alone = np.array([*bos, *ids[score_from - len(base) :]], np.int32)
-            rows.append(_scored(graph, branch, len(rows), alone, 1))
-    branch.scoring = Scoring(branch.cursor, node, rows, len(base) + len(tail), len(rows))
+        alone = [np.array([*bos, *ids[score_from - len(base) :]], np.int32) for ids in spelled]
+        parts += [replace(part, source=part.source + len(parts)) for part in _trie(alone, 1)]
+    rows = []
+    for k in sorted(range(len(parts)), key=lambda k: parts[k].ids.tolist()):  # what is shared runs before its sharers
+        part = parts[k]
+        first = (score_from if k < len(spelled) else 1) + part.shared
+        if first < len(part.ids):  # else its tokens are all of its source, or a single one without context
+            part.branch = _scored(graph, branch, k, part.ids, first)
+            rows.append(part.branch)
+    branch.scoring = Scoring(branch.cursor, node, parts, len(base) + len(tail), len(rows))
     branch.state = State.SCORING
     for row in rows:
-        if len(row.ids()) > 1:
-            graph.memory.queue(row)
-        else:  # a single token without context has no probability
-            _choice_scored(graph, branch, row)
+        graph.memory.queue(row)
+    if not rows:
+        _decide(graph, branch)
+
+
+def _trie(sequences: list[np.ndarray], score_from: int) -> list[Part]:
+    """Which tokens each sequence takes from which other one, so that every edge of their trie is scored once.
+
+    In lexicographic order, a sequence shares most with the one before it.
+    """
+    parts = [Part(ids, k, 0) for k, ids in enumerate(sequences)]
+    order = sorted(range(len(sequences)), key=lambda k: sequences[k].tolist())
+    for before, k in zip(order, order[1:], strict=False):
+        shared = _common(sequences[before].tolist(), sequences[k].tolist())
+        if shared > score_from:
+            parts[k] = Part(sequences[k], before, shared - score_from)
+    return parts
 
 
 def _scored(graph: Graph, parent: Branch, k: int, ids: np.ndarray, score_from: int) -> Branch:
@@ -69,23 +89,31 @@ def _scored(graph: Graph, parent: Branch, k: int, ids: np.ndarray, score_from: i
 
 
 def _choice_scored(graph: Graph, branch: Branch, scored: Branch) -> None:
-    scoring = branch.scoring
-    assert scoring is not None
+    assert branch.scoring is not None
     graph.memory.forget(scored)
     scored.state = State.DONE
-    scoring.remaining -= 1
-    if scoring.remaining:
-        return
-    op, n = scoring.op, len(scoring.op.choices)
-    lists = [_scores(b) for b in scoring.branches]
-    spelled = [b.ids()[len(b.ids()) - len(x) :].tolist() for x, b in zip(lists[:n], scoring.branches[:n], strict=True)]
-    decision = decide(op.method, op.choices, lists[:n], lists[n:] or None, ids=spelled)
-    winner = scoring.branches[decision.index]
-    works = [b.work for b in scoring.branches if b.work is not None]
-    ids = winner.ids().copy()
+    branch.scoring.remaining -= 1
+    if not branch.scoring.remaining:
+        _decide(graph, branch)
+
+
+def _decide(graph: Graph, branch: Branch) -> None:
+    """Every token is scored: pick a choice, append it, go on."""
+    scoring = branch.scoring
+    assert scoring is not None
+    op, parts, n = scoring.op, scoring.parts, len(scoring.op.choices)
+    lists = _all_scores(parts)
+    spelled = [part.ids[len(part.ids) - len(x) :].tolist() for x, part in zip(lists[:n], parts[:n], strict=True)]
+    seed = graph.new_seed() if op.seed is None and op.temperature > 0 else op.seed
+    decision = decide(
+        op.method, op.choices, lists[:n], lists[n:] or None, ids=spelled, temperature=op.temperature, seed=seed
+    )
+    ids = parts[decision.index].ids.copy()
+    works = [part.branch.work for part in parts if part.branch is not None and part.branch.work is not None]
     meta = {
         "choice": decision.index,
         "scores": list(decision.scores),
+        "probabilities": list(decision.probabilities),
         "normalized_prompt_logprobs": [sum(x) / len(x) if x else 0.0 for x in lists[:n]],
         "input_token_logprobs": [
             [[p, t, None] for p, t in zip(x, tokens, strict=True)] for x, tokens in zip(lists[:n], spelled, strict=True)
@@ -93,7 +121,7 @@ def _choice_scored(graph: Graph, branch: Branch, scored: Branch) -> None:
         **decision.details,
         "prompt_tokens": scoring.n_context,
         "completion_tokens": max(len(ids) - scoring.n_context, 0),
-        "cached_tokens": max((w.cached for w in works[:n]), default=0) if works else 0,
+        "cached_tokens": max((w.cached for w in works), default=0),
         "computed_tokens": sum(w.computed for w in works),
         "forced_tokens": 0,
         "finish_reason": {"type": "stop", "matched": None},
@@ -108,6 +136,16 @@ def _choice_scored(graph: Graph, branch: Branch, scored: Branch) -> None:
     branch.emit(scoring.node, "done", text=op.choices[decision.index], ids=ids[start:].tolist(), meta=meta)
     graph.mark(branch, scoring.node + 1)
     graph.advance(branch)
+
+
+def _all_scores(parts: list[Part]) -> list[list[float]]:
+    """The log-probabilities of the scored tokens of every part: its source's, as far as shared, then its own."""
+    found: dict[int, list[float]] = {}
+    for k in sorted(range(len(parts)), key=lambda k: parts[k].ids.tolist()):  # a source comes before what shares it
+        part = parts[k]
+        shared = found[part.source][: part.shared] if part.shared else []
+        found[k] = shared + (_scores(part.branch) if part.branch is not None else [])
+    return [found[k] for k in range(len(parts))]
 
 
 def _common(a: list[int], b: list[int]) -> int:
