@@ -83,7 +83,7 @@ class Work:
 
 @dataclass(slots=True)
 class Part:
-    """One sequence to score. Its first `shared` scored tokens are those of part `source`; the rest has a branch, if any."""
+    """A sequence to score. Its first `shared` scored tokens are those of part `source`; the rest, if any, has a branch."""
 
     ids: Int32
     source: int

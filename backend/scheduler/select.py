@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from dataclasses import replace
@@ -69,7 +70,7 @@ def _trie(sequences: list[np.ndarray], score_from: int) -> list[Part]:
     """
     parts = [Part(ids, k, 0) for k, ids in enumerate(sequences)]
     order = sorted(range(len(sequences)), key=lambda k: sequences[k].tolist())
-    for before, k in zip(order, order[1:], strict=False):
+    for before, k in itertools.pairwise(order):
         shared = _common(sequences[before].tolist(), sequences[k].tolist())
         if shared > score_from:
             parts[k] = Part(sequences[k], before, shared - score_from)

@@ -37,8 +37,10 @@ def test_every_token_of_the_trie_of_choices_is_computed_once_and_scored_right(ch
         assert row == pytest.approx(logprobs("pick: ", choice)), choice
     if chunk == 512:
         edges = {choice[:n] for choice in CHOICES for n in range(1, len(choice) + 1)}
-        # where the trie branches, each branch computes the token once more that predicts its first one
-        assert done["meta"]["computed_tokens"] <= len(ids_of("pick: ")) + len(edges) + len(CHOICES)
+        # Where the trie branches, each branch computes the token once more that predicts its first one. Such a branch
+        # is not shown to the cache, so what hangs from it ("abcdef" from "abcde") computes its path again.
+        apart = len(ids_of("pick: ")) + sum(map(len, CHOICES)) + len(CHOICES) - 1
+        assert done["meta"]["computed_tokens"] <= len(ids_of("pick: ")) + len(edges) + len(CHOICES) + 1 < apart - 10
     scheduler.check()
 
 
