@@ -83,7 +83,7 @@ class Work:
 
 @dataclass(slots=True)
 class Part:
-    """A sequence to score. Its first `shared` scored tokens are those of part `source`; the rest, if any, has a branch."""
+    """A sequence to score. Its first `shared` scored tokens are those of part `source`; the rest may have a branch."""
 
     ids: Int32
     source: int
