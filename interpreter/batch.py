@@ -45,6 +45,7 @@ class Call:
     kwargs: dict[str, Any]
     timeout: float | None = None
     budget: Budget | None = None
+    use_thread: bool = True  # False: `run` waits for everything; a batch does so anyway
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,13 +5,20 @@ Nothing here waits. Reading is in `state.py` (threads) and `async_state.py` (cor
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from stemma.interpreter.graph import GraphBranch, ProgramGraph
+from stemma.interpreter.graph import GraphBranch, GraphNode, ProgramGraph
 from stemma.interpreter.runtime import Run
-from stemma.interpreter.values import Captured, Gathered, Given, Made, Value
+from stemma.interpreter.values import Captured, Decided, Gathered, Given, Made, Thought, Value
 from stemma.interpreter.wire import RunOptions
+from stemma.lang.choices import (
+    ChoicesMethod,
+    ChoicesSamplingMethod,
+    token_length_normalized,
+    unconditional_likelihood_normalized,
+)
 from stemma.lang.errors import ProgramError, RequestError
 from stemma.lang.nodes import Gen, Ref, RoleBegin, RoleEnd, Select, as_nodes, caller
 
@@ -51,9 +58,33 @@ class BranchState:
         for node in nodes:
             if isinstance(node, (RoleBegin, RoleEnd)):
                 self._run.check_role(self._branch, node)
+            if isinstance(node, Select) and not isinstance(node.method, ChoicesMethod):
+                self._select_by(node, node.method)
+                continue
             added = self._run.append(self._branch, node, self._options)
-            if isinstance(node, (Gen, Select)) and node.name is not None:
-                self._bind(node.name, Made(added, node.type if isinstance(node, Gen) else None))
+            if isinstance(node, Select) and node.name is not None:
+                self._bind(node.name, Made(added))
+            elif isinstance(node, Gen) and node.name is not None:
+                self._bind_gen(node, node.name, added)
+
+    def _bind_gen(self, node: Gen, name: str, added: GraphNode) -> None:
+        if node.reasoning is None:
+            self._bind(name, Made(added, node.type))
+        else:
+            self._bind(name, Thought(added, node.reasoning, node.type))
+            self._bind(f"{name}_reasoning_content", Thought(added, node.reasoning, answer=False))
+
+    def _select_by(self, node: Select, method: ChoicesSamplingMethod) -> None:
+        """The engine scores the choices in a branch beside this one; the method decides; its choice is quoted here."""
+        wants = method.requires_unconditional_logprobs
+        scores = unconditional_likelihood_normalized if wants else token_length_normalized
+        (beside,) = self._run.fork(self._branch, 1)
+        added = self._run.append(beside, replace(node, method=scores), self._options)
+        self._run.end_branches([beside])
+        value = Decided(added, method, node.choices)
+        self._run.append(self._branch, Ref(node.name or "a choice", value, node.where), self._options)
+        if node.name is not None:
+            self._bind(node.name, value)
 
     def _bind(self, name: str, value: Value) -> None:
         with self._run.changed:

@@ -37,10 +37,23 @@ def get_default_backend() -> Endpoint:
         return _default
 
 
+def flush_cache(backend: Any = None) -> bool:
+    """Empty the prefix cache of an endpoint, or of the default one. Raises `EndpointError` when it could not."""
+    resolve_endpoint(backend).flush_cache()
+    return True
+
+
+def get_server_info(backend: Any = None) -> dict[str, Any]:
+    """What an endpoint, or the default one, says about itself. Raises `EndpointError`."""
+    return resolve_endpoint(backend).info()
+
+
 def as_endpoint(backend: Any) -> Endpoint:
-    """The endpoint itself, or an engine wrapped as one. Raises `RequestError` for anything else."""
+    """The endpoint itself, an engine wrapped as one, or a `Runtime`'s. Raises `RequestError` for anything else."""
     if isinstance(backend, Endpoint):
         return backend
+    if isinstance(inner := getattr(backend, "endpoint", None), Endpoint):
+        return inner
     if callable(getattr(backend, "submit", None)) and callable(getattr(backend, "cancel", None)):
         from stemma.interpreter.endpoints.local import LocalEndpoint  # only programs on an engine need it
 

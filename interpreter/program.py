@@ -28,13 +28,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 BODY_THREADS = 64  # sync bodies that `arun` runs at a time
-CONTROLS = ("stream", "backend", "timeout", "budget")
+CONTROLS = ("stream", "backend", "timeout", "budget", "use_thread")
 
 
 @overload
 def function(func: Callable[Concatenate[AsyncProgramState, P], Coroutine[Any, Any, R]]) -> Program[P, R]: ...
 @overload
 def function(func: Callable[Concatenate[ProgramState, P], R]) -> Program[P, R]: ...
+@overload
+def function(func: Callable[..., Any]) -> Program[..., Any]: ...  # a method: the state is its second parameter
 @overload
 def function() -> Callable[[Callable[Concatenate[Any, P], Any]], Program[P, Any]]: ...
 def function(func: Callable[..., Any] | None = None) -> Any:
@@ -82,13 +84,17 @@ class Program(Generic[P, R]):
         self._own = {p.name for p in parameters[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         functools.update_wrapper(cast(Any, self), func)
 
+    def __get__(self, instance: Any, owner: Any = None) -> Program[..., Any]:
+        """A program that is a method: `instance.program.run(…)`; its second parameter is the state."""
+        return self if instance is None else Program(self.func.__get__(instance, owner), self.bound)
+
     def __repr__(self) -> str:
         return f"<Program {self.func.__qualname__}{self._signature}>"
 
     @overload
     def __call__(self, state: BranchState, /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> ProgramState: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> ProgramState: ...  # the arguments, and what `run` takes besides
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """With a state first: go on inline in that state, and return what the function returns. Else `run`.
 
@@ -130,16 +136,17 @@ class Program(Generic[P, R]):
 
         Besides the function's arguments and the sampling keywords (see the class): `backend`, an endpoint or an
         `Engine`, else the default one; `stream=True` runs the body beside the caller, to be read with `text_iter`;
-        `timeout` and `budget`. Raises `TypeError` for arguments that do not fit, `RequestError` for sampling values,
-        and what the body raises; with `stream=True` the body's error reaches the readers instead.
+        `timeout` and `budget`; `use_thread=False` waits until everything has run, and raises what failed. Raises
+        `TypeError` for arguments that do not fit, `RequestError` for sampling values, and what the body raises; with
+        `stream=True` the body's error reaches the readers instead.
         """
         call = self._call(args, kwargs)
         started = self._begin(call)
         if self.is_async:
-            return self._run_async(started)
+            return self._waited(self._run_async(started), call)
         if not call.options.stream:
             self._run_body(started)
-            return started.state
+            return self._waited(started.state, call)
         context = contextvars.copy_context()
         threading.Thread(
             target=lambda: context.run(_told_readers, self._run_body, started),
@@ -147,6 +154,11 @@ class Program(Generic[P, R]):
             daemon=True,
         ).start()
         return started.state._from_outside()
+
+    def _waited(self, state: ProgramState, call: Call) -> ProgramState:
+        if not call.use_thread and not call.options.stream:
+            state.sync()
+        return state
 
     def _run_async(self, started: Started) -> ProgramState:
         if on_background_loop():
@@ -273,7 +285,7 @@ class Program(Generic[P, R]):
         if given.pop("stream", False):
             raise RequestError("run_batch does not stream; use run(stream=True)", param="stream")
         bound = given.pop("backend", None)
-        controls = {name: given.pop(name, None) for name in ("timeout", "budget")}
+        controls = {name: given.pop(name, None) for name in ("timeout", "budget", "use_thread")}
         run_options = RunOptions.of(given)
         items = [self._item(i, item, shared) for i, item in enumerate(batch)]
         endpoint = resolve_endpoint(backend if backend is not None else bound)
@@ -327,7 +339,7 @@ class Program(Generic[P, R]):
         args, kwargs, options = self._split(args, kwargs)
         stream = bool(options.pop("stream", False))
         endpoint = resolve_endpoint(options.pop("backend", None))
-        controls = _controls({name: options.pop(name, None) for name in ("timeout", "budget")})
+        controls = _controls({name: options.pop(name, None) for name in ("timeout", "budget", "use_thread")})
         self._check(args, kwargs)
         return Call(endpoint, RunOptions.of(options, stream=stream), args, dict(kwargs), **controls)
 
@@ -374,7 +386,7 @@ def _told_readers(body: Callable[[Started], None], started: Started) -> None:
 
 
 def _controls(given: Mapping[str, Any]) -> dict[str, Any]:
-    """`timeout` and `budget`, checked."""
+    """`timeout`, `budget` and `use_thread`, checked."""
     timeout, budget = given["timeout"], given["budget"]
     if timeout is not None and (
         isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf
@@ -384,7 +396,10 @@ def _controls(given: Mapping[str, Any]) -> dict[str, Any]:
         budget = Budget(budget)
     if budget is not None and not isinstance(budget, Budget):
         raise RequestError(f"budget must be a Budget or a number of tokens, got {budget!r}", param="budget")
-    return {"timeout": timeout, "budget": budget}
+    use_thread = given["use_thread"]
+    if use_thread not in (None, True, False):
+        raise RequestError(f"use_thread must be true or false, got {use_thread!r}", param="use_thread")
+    return {"timeout": timeout, "budget": budget, "use_thread": use_thread is not False}
 
 
 @functools.cache

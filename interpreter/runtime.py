@@ -234,10 +234,13 @@ class Run:
             failed = next((source.failure for source in sources if source.failure is not None), None)
             if node.failure is not None:
                 continue
+            try:
+                if failed is None:
+                    node.text = node.wire["text"] = node.source.quote(self)
+            except Exception as error:  # a value that cannot be read: a capture that is not there, a method that raises
+                failed = Failure(error, node)
             if failed is not None:
                 self._spread(node.branch, node.index, failed)
-            else:
-                node.text = node.wire["text"] = str(node.source.raw(self))
             timers.flush_soon(self)
 
     # --- bounds

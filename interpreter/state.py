@@ -69,11 +69,10 @@ class ProgramState(BranchState):
         Raises `KeyError` for a name that no gen or select made.
         """
         self._await_name(name, timeout)
-        node = self._value(name).node()
-        if node is None:
+        meta = self._value(name).meta(self._run, timeout)
+        if meta is None:
             raise KeyError(f"{name!r} was not made by a gen or select, so it has no meta info")
-        self._run.wait([node], timeout)
-        return dict(node.meta)
+        return meta
 
     def text(self, timeout: float | None = None) -> str:
         """All text of this branch from the program's beginning, role markers included."""

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from stemma.interpreter.graph import GraphBranch, GraphNode
 from stemma.interpreter.runtime import Run
-from stemma.lang.errors import ProgramError
+from stemma.lang.choices import ChoicesDecision, ChoicesSamplingMethod
+from stemma.lang.errors import EndpointError, ProgramError, RequestError
+from stemma.lang.reasoning import Reasoning
 from stemma.lang.types import TypeSpec
 
 
@@ -33,6 +35,29 @@ class Value(ABC):
         """What must settle before it can be read without waiting."""
         node = self.node()
         return [] if node is None else [node]
+
+    def quote(self, run: Run) -> str:
+        """The text that stands for it where it is quoted. Called once its nodes have settled."""
+        return str(self.raw(run))
+
+    def meta(self, run: Run, timeout: float | None = None) -> dict[str, Any] | None:
+        """The endpoint's account of what made it, waiting for it if need be; None if no gen or select did."""
+        node = self.node()
+        if node is None:
+            return None
+        run.wait([node], timeout)
+        return dict(node.meta)
+
+
+def typed(node: GraphNode, type: TypeSpec, text: str) -> Any:
+    """The value of a gen's type. Raises `ProgramError` naming the gen when the text stands for none."""
+    try:
+        return type.value_of(text)
+    except ValueError as error:
+        reason = (node.meta.get("finish_reason") or {}).get("type")
+        hint = "; it was cut off by max_tokens" if reason == "length" else ""
+        message = f"{node.describe()}: {error}{hint}"
+        raise ProgramError(message, where=node.where, node=node.describe()) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +82,7 @@ class Made(Value):
 
     def read(self, run: Run, timeout: float | None = None) -> Any:
         text = self.raw(run, timeout)
-        if self.type is None:
-            return text
-        try:
-            return self.type.value_of(text)
-        except ValueError as error:
-            node = self.made_by
-            reason = (node.meta.get("finish_reason") or {}).get("type")
-            hint = "; it was cut off by max_tokens" if reason == "length" else ""
-            message = f"{node.describe()}: {error}{hint}"
-            raise ProgramError(message, where=node.where, node=node.describe()) from error
+        return text if self.type is None else typed(self.made_by, self.type, text)
 
     def raw(self, run: Run, timeout: float | None = None) -> str:
         run.wait([self.made_by], timeout)
@@ -74,6 +90,80 @@ class Made(Value):
 
     def node(self) -> GraphNode:
         return self.made_by
+
+
+@dataclass(frozen=True, slots=True)
+class Thought(Value):
+    """One part of what a gen wrote, by its reasoning format: the answer, or the reasoning before it."""
+
+    made_by: GraphNode
+    format: Reasoning
+    type: TypeSpec | None = None
+    answer: bool = True
+
+    def read(self, run: Run, timeout: float | None = None) -> Any:
+        reasoning, answer = self.format.split(self.raw(run, timeout))
+        if not self.answer:
+            return reasoning
+        return answer if self.type is None else typed(self.made_by, self.type, answer)
+
+    def raw(self, run: Run, timeout: float | None = None) -> str:
+        run.wait([self.made_by], timeout)
+        return self.made_by.text or ""
+
+    def quote(self, run: Run) -> str:
+        return self.format.split(self.raw(run))[self.answer]
+
+    def nodes(self) -> list[GraphNode]:
+        return [self.made_by]
+
+    def meta(self, run: Run, timeout: float | None = None) -> dict[str, Any]:
+        run.wait([self.made_by], timeout)
+        return dict(self.made_by.meta)
+
+
+@dataclass(slots=True, eq=False)
+class Decided(Value):
+    """What a choices method of the user's own picks, once the endpoint has scored the choices in a branch beside."""
+
+    scored: GraphNode
+    method: ChoicesSamplingMethod
+    choices: tuple[str, ...]
+    made: ChoicesDecision | None = None
+
+    def _decide(self, run: Run, timeout: float | None) -> ChoicesDecision:
+        run.wait([self.scored], timeout)
+        if self.made is None:
+            meta = self.scored.meta
+            rows = meta.get("input_token_logprobs")
+            if not rows or len(rows) != len(self.choices):
+                raise EndpointError(f"{self.scored.describe()}: the endpoint gives no log-probabilities of the choices")
+            made = self.method(
+                choices=list(self.choices),
+                normalized_prompt_logprobs=list(meta["normalized_prompt_logprobs"]),
+                input_token_logprobs=rows,
+                output_token_logprobs=[[] for _ in self.choices],
+                unconditional_token_logprobs=meta.get("unconditional_token_logprobs"),
+            )
+            if not isinstance(made, ChoicesDecision) or made.decision not in self.choices:
+                name = type(self.method).__name__
+                raise RequestError(f"{name} must answer a ChoicesDecision for one of {self.choices!r}, got {made!r}")
+            self.made = made
+        return self.made
+
+    def read(self, run: Run, timeout: float | None = None) -> str:
+        return self._decide(run, timeout).decision
+
+    def raw(self, run: Run, timeout: float | None = None) -> str:
+        return self.read(run, timeout)
+
+    def nodes(self) -> list[GraphNode]:
+        return [self.scored]
+
+    def meta(self, run: Run, timeout: float | None = None) -> dict[str, Any]:
+        made = self._decide(run, timeout)
+        mine = {"choice": self.choices.index(made.decision), **(made.meta_info or {})}
+        return {**self.scored.meta, **mine}
 
 
 @dataclass(slots=True)

@@ -7,9 +7,10 @@ import difflib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from stemma.lang.api import check_logprobs
+from stemma.lang.choices import ChoicesMethod
 from stemma.lang.errors import (
     CancelledError,
     ConstraintError,
@@ -78,7 +79,7 @@ def wire_node(node: Node, options: RunOptions, place: str) -> dict[str, Any]:
             return {
                 "kind": "select",
                 "choices": list(node.choices),
-                "method": node.method.name,
+                "method": cast(ChoicesMethod, node.method).name,
                 "temperature": node.temperature,
                 "seed": seed,
             }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from stemma.lang.choices import ChoicesMethod, method_named, token_length_normalized
+from stemma.lang.choices import ChoicesMethod, ChoicesSamplingMethod, any_method, token_length_normalized
 from stemma.lang.errors import ConstraintError, RequestError
 from stemma.lang.nodes import Gen, Logprobs, NodeList, RoleBegin, RoleEnd, Select, as_nodes, caller
 from stemma.lang.params import Constraint, SamplingParams
+from stemma.lang.reasoning import Reasoning, reasoning_format
 from stemma.lang.types import TypeSpec, type_spec
 
 
@@ -38,7 +40,7 @@ def gen(
     dtype: Any = None,
     type: Any = None,
     choices: Sequence[str] | None = None,
-    choices_method: ChoicesMethod | str | None = None,
+    choices_method: ChoicesSamplingMethod | str | None = None,
     regex: str | None = None,
     json_schema: str | Mapping[str, Any] | None = None,
     ebnf: str | None = None,
@@ -87,17 +89,43 @@ def select(
     name: str | None = None,
     choices: Sequence[str] | None = None,
     temperature: float = 0.0,
-    choices_method: ChoicesMethod | str = token_length_normalized,
+    choices_method: ChoicesSamplingMethod | str = token_length_normalized,
     *,
     seed: int | None = None,
 ) -> Select:
     """Score each choice in this context, append the best, and keep it under `name` if one is given.
 
-    `choices_method` is one of `token_length_normalized`, `greedy_token_selection` and
-    `unconditional_likelihood_normalized`. Raises `RequestError` for choices that are missing, empty or repeated.
+    `choices_method` is one of `token_length_normalized`, `greedy_token_selection`,
+    `unconditional_likelihood_normalized`, or an instance of your own subclass of `ChoicesSamplingMethod`. With a
+    temperature the choice is drawn by softmax(scores / temperature). Raises `RequestError` for choices that are
+    missing, empty or repeated, and for a temperature with a method of your own.
     """
     checked = SamplingParams(temperature=temperature, seed=seed)
-    return Select(_name(name), _choices(choices), method_named(choices_method), checked.temperature, seed, caller())
+    method = any_method(choices_method)
+    if checked.temperature > 0 and not isinstance(method, ChoicesMethod):
+        raise RequestError(
+            f"temperature={temperature!r} draws by scores, which {type(method).__name__} does not give",
+            param="temperature",
+        )
+    return Select(_name(name), _choices(choices), method, checked.temperature, seed, caller())
+
+
+def separate_reasoning(expr: Any = None, model_type: str | Reasoning | None = None) -> NodeList:
+    """Read the gens of `expr` in two parts: `s["x"]` is the answer, `s["x_reasoning_content"]` the reasoning.
+
+    `model_type` says how the model marks its reasoning: a name such as "deepseek-r1" or "qwen3", or a
+    `Reasoning(begin, end)`. The text of the program stays what the model wrote; `s.raw("x")` is the whole of it. Raises
+    `RequestError` for an unknown model type, an expression without gens, or a gen without a name.
+    """
+    if model_type is None:
+        raise RequestError("separate_reasoning needs a model_type, such as 'qwen3', got None", param="model_type")
+    format = reasoning_format(model_type)
+    nodes = () if expr is None else as_nodes(expr)
+    gens = [node for node in nodes if isinstance(node, Gen)]
+    if not gens or any(node.name is None for node in gens):
+        what = "has a gen without a name" if gens else "has no gen"
+        raise RequestError(f"separate_reasoning needs gens with names; {expr!r:.80} {what}", param="expr")
+    return NodeList(tuple(replace(n, reasoning=format) if isinstance(n, Gen) else n for n in nodes))
 
 
 def system(expr: Any = None) -> NodeList:

@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from stemma.lang.choices import ChoicesMethod
+from stemma.lang.choices import ChoicesSamplingMethod
 from stemma.lang.errors import RequestError
 from stemma.lang.params import Constraint
+from stemma.lang.reasoning import Reasoning
 from stemma.lang.types import TypeSpec
 
 _OURS = ("stemma.lang.", "stemma.interpreter.")
@@ -84,6 +85,7 @@ class Gen(Expression):
     type: TypeSpec | None = None
     logprobs: Logprobs = Logprobs()
     timeout: float | None = None
+    reasoning: Reasoning | None = None
     where: str = field(default="", compare=False)
 
     def __str__(self) -> str:
@@ -96,7 +98,7 @@ class Select(Expression):
 
     name: str | None
     choices: tuple[str, ...]
-    method: ChoicesMethod
+    method: ChoicesSamplingMethod
     temperature: float = 0.0
     seed: int | None = None
     where: str = field(default="", compare=False)

@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 _NAMES = {
     "function": "interpreter.program",
     "set_default_backend": "interpreter.default_endpoint",
+    "flush_cache": "interpreter.default_endpoint",
+    "get_server_info": "interpreter.default_endpoint",
     "gen": "lang.api",
     "gen_int": "lang.api",
     "gen_string": "lang.api",
@@ -27,6 +29,10 @@ _NAMES = {
     "user_end": "lang.api",
     "assistant_begin": "lang.api",
     "assistant_end": "lang.api",
+    "separate_reasoning": "lang.api",
+    "Reasoning": "lang.reasoning",
+    "ChoicesSamplingMethod": "lang.choices",
+    "ChoicesDecision": "lang.choices",
     "token_length_normalized": "lang.choices",
     "greedy_token_selection": "lang.choices",
     "unconditional_likelihood_normalized": "lang.choices",
@@ -51,6 +57,7 @@ _NAMES = {
     "Budget": "interpreter.budget",
     "Endpoint": "interpreter.endpoints.base",
     "RuntimeEndpoint": "interpreter.endpoints.runtime",
+    "Runtime": "interpreter.endpoints.server_process",
     "ScriptedEndpoint": "interpreter.endpoints.scripted",
     "Engine": "backend.engine",
 }
@@ -87,11 +94,14 @@ if TYPE_CHECKING:
     from stemma.interpreter.batch import Batch as Batch
     from stemma.interpreter.budget import Budget as Budget
     from stemma.interpreter.checkpoint import BatchRecord as BatchRecord
+    from stemma.interpreter.default_endpoint import flush_cache as flush_cache
     from stemma.interpreter.default_endpoint import get_default_backend as get_default_backend
+    from stemma.interpreter.default_endpoint import get_server_info as get_server_info
     from stemma.interpreter.default_endpoint import set_default_backend as set_default_backend
     from stemma.interpreter.endpoints.base import Endpoint as Endpoint
     from stemma.interpreter.endpoints.runtime import RuntimeEndpoint as RuntimeEndpoint
     from stemma.interpreter.endpoints.scripted import ScriptedEndpoint as ScriptedEndpoint
+    from stemma.interpreter.endpoints.server_process import Runtime as Runtime
     from stemma.interpreter.group import ProgramStateGroup as ProgramStateGroup
     from stemma.interpreter.program import Program as Program
     from stemma.interpreter.program import function as function
@@ -103,12 +113,15 @@ if TYPE_CHECKING:
     from stemma.lang.api import gen_int as gen_int
     from stemma.lang.api import gen_string as gen_string
     from stemma.lang.api import select as select
+    from stemma.lang.api import separate_reasoning as separate_reasoning
     from stemma.lang.api import system as system
     from stemma.lang.api import system_begin as system_begin
     from stemma.lang.api import system_end as system_end
     from stemma.lang.api import user as user
     from stemma.lang.api import user_begin as user_begin
     from stemma.lang.api import user_end as user_end
+    from stemma.lang.choices import ChoicesDecision as ChoicesDecision
+    from stemma.lang.choices import ChoicesSamplingMethod as ChoicesSamplingMethod
     from stemma.lang.choices import greedy_token_selection as greedy_token_selection
     from stemma.lang.choices import token_length_normalized as token_length_normalized
     from stemma.lang.choices import unconditional_likelihood_normalized as unconditional_likelihood_normalized
@@ -122,3 +135,4 @@ if TYPE_CHECKING:
     from stemma.lang.errors import StemmaError as StemmaError
     from stemma.lang.params import Constraint as Constraint
     from stemma.lang.params import SamplingParams as SamplingParams
+    from stemma.lang.reasoning import Reasoning as Reasoning

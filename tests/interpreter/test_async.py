@@ -177,7 +177,7 @@ def test_async_programs_call_each_other_inline():
     @function
     async def outer(s: AsyncProgramState):
         plain(s)
-        first = await inner(s, "one ", temperature=0.5)  # pyright: ignore[reportCallIssue] - a keyword of the run
+        first = await inner(s, "one ", temperature=0.5)
         state = await inner.arun("alone ")
         return first, state["x"], await s.text()
 
@@ -208,7 +208,7 @@ def test_async_programs_call_each_other_inline():
 
     @function
     async def hurried(s: AsyncProgramState):
-        await inner(s, "x", timeout=3)  # pyright: ignore[reportCallIssue] - wrong on purpose
+        await inner(s, "x", timeout=3)
 
     with pytest.raises(RequestError, match=r"timeout=3 is of a whole run"):
         hurried.run(backend=endpoint)

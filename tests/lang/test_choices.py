@@ -5,6 +5,7 @@ import math
 import pytest
 
 from stemma.lang.choices import (
+    ChoicesSamplingMethod,
     decide,
     greedy_token_selection,
     needs_unconditional,
@@ -18,7 +19,7 @@ LOGPROBS = [[-0.1], [-0.1, -0.3], [-0.15, -0.01, 0.0, 0.0]]
 
 
 def test_length_normalised_takes_the_best_mean_and_counts_zeros():
-    decision = token_length_normalized(WORDS, LOGPROBS)
+    decision = decide("token_length_normalized", WORDS, LOGPROBS)
     assert WORDS[decision.index] == "antidisestablishmentarianism"
     assert decision.scores == pytest.approx((-0.1, -0.2, -0.04))
 
@@ -28,7 +29,7 @@ def test_a_row_of_zeros_only_divides_by_its_length():
 
 
 def test_greedy_goes_token_by_token_and_pads_with_the_mean():
-    decision = greedy_token_selection(WORDS, LOGPROBS)
+    decision = decide("greedy_token_selection", WORDS, LOGPROBS)
     assert WORDS[decision.index] == "organ"
     assert decision.details["greedy_logprob_matrix"][0] == pytest.approx([-0.1] * 4)
 
@@ -45,7 +46,7 @@ def test_greedy_knows_a_shared_token_by_its_id_whatever_rounding_did():
 
 def test_unconditional_takes_the_greatest_gain_per_token():
     unconditional = [[None], [None, -1.4], [None, -0.01, 0.0, 0.0]]
-    decision = unconditional_likelihood_normalized(WORDS, LOGPROBS, unconditional)
+    decision = decide("unconditional_likelihood_normalized", WORDS, LOGPROBS, unconditional)
     assert WORDS[decision.index] == "organism"
     assert decision.scores == pytest.approx((-0.1, 0.5, -0.0375))
 
@@ -87,3 +88,35 @@ def test_all_choices_ruled_out_still_decides_without_error():
 def test_what_cannot_be_decided_is_an_error_that_says_why(choices, rows, method, message):
     with pytest.raises(RequestError, match=message):
         decide(method, choices, rows)
+
+
+def test_the_methods_can_be_called_with_numbers_of_ones_own():
+    given = {
+        "choices": WORDS,
+        "normalized_prompt_logprobs": [-0.1, -0.2, -0.05],
+        "input_token_logprobs": [[[p, i, None] for i, p in enumerate(row)] for row in LOGPROBS],
+        "output_token_logprobs": [[], [], []],
+        "unconditional_token_logprobs": [
+            [[None, 0, None]],
+            [[None, 0, None], [-1.4, 1, None]],
+            [[None, 0, None], [-0.01, 1, None], [0.0, 2, None], [0.0, 3, None]],
+        ],
+    }
+    assert isinstance(token_length_normalized, ChoicesSamplingMethod)
+    assert token_length_normalized(**given).decision == "antidisestablishmentarianism"
+    assert (
+        greedy_token_selection(
+            **{
+                **given,
+                "input_token_logprobs": [
+                    [[p, (i, j), None] for i, p in enumerate(row)] for j, row in enumerate(LOGPROBS)
+                ],
+            }
+        ).decision
+        == "organ"
+    )
+    made = unconditional_likelihood_normalized(**given)
+    assert made.decision == "organism" and made.meta_info is not None
+    assert made.meta_info["scores"] == pytest.approx([-0.1, 0.5, -0.0375])
+    assert not token_length_normalized.requires_unconditional_logprobs
+    assert unconditional_likelihood_normalized.requires_unconditional_logprobs
