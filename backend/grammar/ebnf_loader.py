@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 from stemma.backend.grammar import charset, ir
 from stemma.backend.grammar.limits import MAX_ATOMS, MAX_DEPTH, MAX_PATTERN, Deadline
 from stemma.backend.grammar.regex import parse_regex
-from stemma.backend.grammar.regex_scan import Anchor, scan
+from stemma.backend.grammar.regex_scan import Anchor, Boundary, Look, scan
 from stemma.lang.errors import ConstraintError
 
 _GBNF = re.compile(
@@ -446,8 +446,9 @@ class _Lark(_Reader):
         flags = "".join(sorted(set(flags) - {"u"}))
         pattern = f"(?{flags}){body}" if flags else body
         try:
-            if any(isinstance(atom, Anchor) for atom in scan(pattern).atoms):
-                refuse(self.text, token.at, "anchors in terminals are not supported")
+            for atom in scan(pattern).atoms:
+                if isinstance(atom, Anchor | Look | Boundary):  # it would ask what stands around the terminal
+                    refuse(self.text, token.at, f"{atom.name} in a terminal is not supported")
             return parse_regex(pattern, self.deadline)
         except ConstraintError as error:
             if error.param != "regex":
