@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from stemma.lang.choices import ChoicesMethod, method_named, token_length_normalized
@@ -42,12 +43,17 @@ def gen(
     json_schema: str | Mapping[str, Any] | None = None,
     ebnf: str | None = None,
     structural_tag: str | Mapping[str, Any] | None = None,
+    lenient: bool | None = None,
+    whitespace: str | None = None,
 ) -> Gen | Select:
     """Generate text here, and keep it under `name` if one is given. `None` means: as the run says.
 
     `type` (or `dtype`) names a Python type: the text is constrained to it and `s[name]` is the value. At most one of
     `type`, `regex`, `json_schema`, `ebnf`, `structural_tag` may be given. With `choices` this is a `select`, which
     takes `choices_method`, `temperature` and `seed` and nothing else.
+
+    `lenient` and `whitespace` are for JSON (see `Constraint`): with `lenient=True` what cannot be enforced of a schema
+    is dropped, and `s.get_meta_info(name)["constraint_warnings"]` says what.
 
     Raises `RequestError` (a `ValueError`) naming the argument and its value, `ConstraintError` for a constraint.
     """
@@ -62,7 +68,7 @@ def gen(
     return Gen(
         name=_name(name),
         overrides=_overrides(given),
-        constraint=_one_constraint(given, spec),
+        constraint=_with_options(_one_constraint(given, spec), lenient, whitespace),
         type=spec,
         logprobs=check_logprobs(return_logprob, logprob_start_len, top_logprobs_num, token_ids_logprob),
         where=caller(),
@@ -230,6 +236,16 @@ def _one_constraint(given: Mapping[str, Any], spec: TypeSpec | None) -> Constrai
     if kind in ("json_schema", "structural_tag"):
         return Constraint(kind, _as_json(kind, value))
     return Constraint("ebnf" if kind == "ebnf" else "regex", value)
+
+
+def _with_options(constraint: Constraint | None, lenient: bool | None, whitespace: str | None) -> Constraint | None:
+    options = {k: v for k, v in (("lenient", lenient), ("whitespace", whitespace)) if v not in (None, False)}
+    if not options:
+        return constraint
+    if constraint is None:
+        name, value = next(iter(options.items()))
+        raise ConstraintError(f"{name}={value!r} needs json_schema or structural_tag", param=name)
+    return replace(constraint, **options)
 
 
 def _as_json(kind: str, value: Any) -> str:

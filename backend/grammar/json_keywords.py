@@ -65,8 +65,6 @@ def string_keyword(keyword: str, value: Any, algebra: Algebra) -> StringSet:
         return pattern_set(value, algebra.deadline)
     if value in NUMERIC or value in NO_LIMIT:
         return ANY_STRING
-    if value not in PATTERNS:
-        raise Unsupported(f"the format {value!r} is not known or cannot be enforced; use 'pattern'")
     return format_set(value, algebra.deadline)
 
 

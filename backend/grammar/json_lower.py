@@ -7,6 +7,7 @@ from itertools import product
 
 from stemma.backend.grammar import ir
 from stemma.backend.grammar.chardfa import always_extends
+from stemma.backend.grammar.json_layout import Layout
 from stemma.backend.grammar.json_numbers import NumberSet, number_texts
 from stemma.backend.grammar.json_strings import ANY_STRING, StringSet
 from stemma.backend.grammar.json_text import FREE, QUOTE, STRICT, quoted, spellings, strict_name
@@ -16,8 +17,6 @@ from stemma.backend.grammar.limits import MAX_SIZE
 INLINE = 24  # nodes up to this size are written out where they are used
 MAX_GRAPH = 20_000  # states of one array or object
 MAX_UNIQUE = 10  # different values of the items of an array with uniqueItems
-COMMA = ir.words([b",", b", "])
-_COLON = (b":", b": ")
 
 
 def _word(text: bytes) -> ir.Node:
@@ -65,15 +64,16 @@ class _Graph:
 class Lowerer:
     """`root`, and the `rules` that it calls."""
 
-    def __init__(self, algebra: Algebra, root: Formula) -> None:
+    def __init__(self, algebra: Algebra, root: Formula, layout: Layout) -> None:
         self._algebra = algebra
+        self._layout = layout
         self._deadline = algebra.deadline
         self._rule_of: dict[Formula, int] = {}
         self._todo: list[Formula] = []
         self._counted_rules: dict[tuple[StringSet, str], int] = {}
         self._scalars: dict[Values, ir.Node] = {}
         self._inlined: dict[Formula, ir.Node] = {}
-        self.rules: list[ir.Node] = []
+        self.rules: list[ir.Node] = list(layout.rules)
         self.root = self._value(root)
         while self._todo:
             self._deadline.check()
@@ -193,7 +193,7 @@ class Lowerer:
 
     def _free(self, section: Section, names: list[str]) -> ir.Node:
         """A member of the section, whose key is none of the names."""
-        value = ir.seq([ir.words(_COLON), self._value(section.formula)])
+        value = ir.seq([self._layout.colon, self._value(section.formula)])
         taken = [n for n in names if section.keys == ANY_STRING or section.keys.accepts(n, self._deadline)]
         if section.keys.finite is not None:
             kept = replace(section.keys, finite=section.keys.finite - set(taken))
@@ -241,7 +241,7 @@ class Lowerer:
         while todo:
             state = todo.pop()
             i, count, freed, skipped = state
-            comma = COMMA if count else ir.EMPTY
+            comma = self._layout.comma if count else self._layout.inside
             after = min(count + 1, cap)
             allowed = high is None or count < high
             if frees and allowed and not skipped and i >= open_from:
@@ -252,7 +252,7 @@ class Lowerer:
                     graph.state(("free", target, "done"))
             if i == last:
                 if count >= low:
-                    graph.add(state, _word(b"}"), "close")
+                    graph.add(state, self._closing(b"}"), "close")
                 continue
             name, formula, required = named[i]
             if not required:
@@ -261,12 +261,19 @@ class Lowerer:
                 target = (i + 1, after, freed, False)
                 graph.add(state, comma, ("member", target))
                 if not graph.known(("member", target, "done")):
-                    key = ir.words(b'"%s"%s' % (s, colon) for s in spellings(name) for colon in _COLON)
+                    key = self._layout.key(b'"%s"' % s for s in spellings(name))
                     go(("member", target), ir.seq([key, self._value(formula)]), target)
                     graph.state(("member", target, "done"))
         return graph.node("close")
 
+    def _closing(self, bracket: bytes) -> ir.Node:
+        return ir.seq([self._layout.inside, _word(bracket)])
+
     # -- arrays
+
+    def _item(self, before: int, item: ir.Node) -> ir.Node:
+        """An item with what parts it from those before it, or from the bracket."""
+        return ir.seq([self._layout.comma if before else self._layout.inside, item])
 
     def _array(self, shape: ArrayShape) -> ir.Node:
         empty = self._algebra.is_empty
@@ -296,21 +303,21 @@ class Lowerer:
         size = len(shape.prefix) if high is None else min(len(shape.prefix), high)
         for i in range(size):
             if i >= low:
-                graph.add(i, _word(b"]"), "close")
+                graph.add(i, self._closing(b"]"), "close")
             item = self._value(shape.prefix[i][0])
-            graph.add(i, ir.seq([COMMA, item]) if i else item, i + 1)
+            graph.add(i, self._item(i, item), i + 1)
         if high is not None and high <= size:
-            graph.add(size, _word(b"]"), "close")
+            graph.add(size, self._closing(b"]"), "close")
             return graph.node("close")
         item = self._value(shape.rest[0])
-        more = ir.seq([COMMA, item])
+        more = self._item(1, item)
         if size:
             rest = ir.repeat(more, max(low - size, 0), None if high is None else high - size)
         else:
-            rest = ir.seq([item, ir.repeat(more, max(low - 1, 0), None if high is None else high - 1)])
+            rest = ir.seq([self._item(0, item), ir.repeat(more, max(low - 1, 0), None if high is None else high - 1)])
             if not low:
-                graph.add(0, _word(b"]"), "close")
-        graph.add(size, ir.seq([rest, _word(b"]")]), "close")
+                graph.add(0, self._closing(b"]"), "close")
+        graph.add(size, ir.seq([rest, self._closing(b"]")]), "close")
         return graph.node("close")
 
     def _counted(self, shape: ArrayShape) -> ir.Node:
@@ -329,7 +336,7 @@ class Lowerer:
             self._deadline.check()
             at = todo.pop()
             if at[0] >= shape.low and all(got >= c.low for got, c in zip(at[1:], counts, strict=True)):
-                graph.add(at, _word(b"]"), "close")
+                graph.add(at, self._closing(b"]"), "close")
             if shape.high is not None and at[0] >= shape.high:
                 continue
             for choice in product((False, True), repeat=len(counts)):
@@ -350,7 +357,7 @@ class Lowerer:
                     continue
                 item = self._value(formula)
                 target = tuple(after)
-                graph.add(at, ir.seq([COMMA, item]) if at[0] else item, target)
+                graph.add(at, self._item(at[0], item), target)
                 if target not in seen:
                     seen.add(target)
                     todo.append(target)
@@ -374,13 +381,13 @@ class Lowerer:
         while todo:
             used = todo.pop()
             if len(used) >= shape.low:
-                graph.add(used, _word(b"]"), "close")
+                graph.add(used, self._closing(b"]"), "close")
             if shape.high is not None and len(used) >= shape.high:
                 continue
             for text in sorted(allowed[shape.at(len(used))[0]] - used):
                 target = used | {text}
                 item = ir.words(_spelled(text))
-                graph.add(used, ir.seq([COMMA, item]) if used else item, target)
+                graph.add(used, self._item(len(used), item), target)
                 if target not in seen:
                     seen.add(target)
                     todo.append(target)
