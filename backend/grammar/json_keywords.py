@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from stemma.backend.grammar.json_formats import NO_LIMIT, NUMERIC, PATTERNS
+from stemma.backend.grammar.json_formats import NO_LIMIT, NUMERIC
 from stemma.backend.grammar.json_numbers import NumberSet, check_multiple, exact
 from stemma.backend.grammar.json_strings import ANY_STRING, StringSet, format_set, pattern_set
 from stemma.backend.grammar.json_values import Algebra, ArrayShape, Count, Formula, ObjectShape, Section, Unsupported

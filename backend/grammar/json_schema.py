@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from stemma.backend.grammar import ir
 from stemma.backend.grammar import json_keywords as kw
+from stemma.backend.grammar.json_formats import NO_LIMIT, NUMERIC, PATTERNS
 from stemma.backend.grammar.json_layout import layout_of
 from stemma.backend.grammar.json_lower import Lowerer
 from stemma.backend.grammar.json_numbers import NumberSet, exact, number_texts
@@ -145,14 +146,14 @@ class _Reader(Algebra):
     def narrowed(self, values: Values, formula: Formula) -> Values:
         """The intersection. What is known already helps to tell the alternatives of a schema apart."""
         if formula.kind == "and":
-            for part in formula.args:
+            for part in sorted(formula.args, key=lambda part: part.kind == "not"):
                 values = self.narrowed(values, part)
             return values
         if formula.kind == "schema" and values is not self.all:
             number = formula.args[0]
             if not _IN_PLACE.isdisjoint(self._nodes[number]):
                 return self._read_within(number, values)
-        return self.intersection(values, self.values(formula))
+        return super().narrowed(values, formula)
 
     def _read_within(self, number: int, values: Values) -> Values:
         node = self._nodes[number]
@@ -330,7 +331,7 @@ class _Reader(Algebra):
 
     def _check_format(self, node: dict[str, Any], value: Any) -> bool:
         """Whether JSON Schema or OpenAPI give the format a meaning."""
-        if value in (*kw.PATTERNS, *kw.NUMERIC, *kw.NO_LIMIT):
+        if value in (*PATTERNS, *NUMERIC, *NO_LIMIT):
             return True
         if not isinstance(value, str):
             raise Unsupported(f"must be a string, got {value!r}")
@@ -419,14 +420,20 @@ class _Reader(Algebra):
         """For the members and items that no keyword has looked at."""
         formula = self.sub(self.take(node, keyword), keyword)
 
+        contains = self.false
+        if keyword == "unevaluatedItems" and "contains" in node:  # it looks at the items that it finds
+            contains = self.sub(node["contains"], "contains")
+            formula = self.opposite(self.both(self.opposite(formula), self.opposite(contains)))
+
         def narrowed(known: Formula, seen: bool) -> Formula:
             return known if seen else self.both(known, formula)
 
         if keyword == "unevaluatedItems":
             arrays = []
             for a in values.arrays:
-                if any(not seen for _, seen in (*a.prefix, a.rest)) and ("contains" in node or a.counts):
-                    raise Unsupported("together with 'contains' it is not supported")
+                counted = {count.formula for count in a.counts}
+                if any(not seen for _, seen in (*a.prefix, a.rest)) and not counted <= {contains}:
+                    raise Unsupported("together with 'contains' elsewhere it is not supported")
                 prefix = tuple((narrowed(*item), True) for item in a.prefix)
                 arrays.append(ArrayShape(prefix, (narrowed(*a.rest), True), a.low, a.high, a.unique, a.counts))
             return _replaced(values, {"arrays": tuple(arrays)})

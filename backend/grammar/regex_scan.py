@@ -361,6 +361,9 @@ class _Scanner:
             return self._octal(start, inside)
         if char == "b" and inside:
             return self._point(8, start)
+        if char == "c" and (letter := self.pattern[self.at : self.at + 1]).isascii() and letter.isalpha():
+            self.at += 1  # JavaScript's control characters
+            return self._point(ord(letter) & 31, start)
         if char == "N":
             return self._named_character(start)
         if char.isascii() and char.isalpha():

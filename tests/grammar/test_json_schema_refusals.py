@@ -33,7 +33,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"disallow": "string"}, "disallow at /"),
     ({"extends": {}}, "extends at /"),
     ({"$recursiveRef": "#"}, "[$]recursiveRef at /"),
-    ({"contains": {"minimum": 3}, "unevaluatedItems": False}, "unevaluatedItems at /"),
+    ({"allOf": [{"contains": {"minimum": 3}}], "unevaluatedItems": False}, "unevaluatedItems at /"),
     (False, "no value"),
     ({"type": "integer", "minimum": 3, "maximum": 2}, "no value"),
     ({"allOf": [{"type": "string"}, {"type": "null"}]}, "no value"),
