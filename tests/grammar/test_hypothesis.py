@@ -108,9 +108,10 @@ def orders(value: Any) -> Iterator[Any]:
         yield value
 
 
-def spellings(value: Any) -> Iterator[str]:
-    for one in itertools.islice(orders(value), 300):
-        yield json.dumps(one)
+def spellings(value: Any) -> list[str]:
+    """All of them, or none where they are too many to be tried."""
+    found = [json.dumps(one) for one in itertools.islice(orders(value), 301)]
+    return found if len(found) <= 300 else []
 
 
 def same(value: Any) -> Any:
@@ -136,7 +137,10 @@ def test_values_of_a_schema_are_accepted_exactly_when_a_validator_says_so(world,
         return
     for _ in range(12):
         value = same(random_value(draw))
-        found = any(accepted(grammar, text) for text in spellings(value))
+        texts = spellings(value)
+        if not texts:
+            continue
+        found = any(accepted(grammar, text) for text in texts)
         valid = validator.is_valid(value)
         two_free_keys = "minProperties" in json.dumps(schema)  # the one policy besides order and spelling
         assert found == valid or (valid and two_free_keys), (schema, value)
