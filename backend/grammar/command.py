@@ -68,7 +68,7 @@ def load_vocabulary(path: str | Path, pattern: str | None = None) -> Vocabulary:
     if path.suffix == ".json" or (path.is_dir() and not (path / "tokenizer.json").is_file()):
         tekken = path if path.suffix == ".json" else path / "tekken.json"
         if tekken.is_file():
-            return tekken_vocabulary(tekken)
+            return tekken_vocabulary(tekken, read_json(tekken))
     if path.is_dir():
         tokenizer = Tokenizer.load(path)
         config = path / "config.json"

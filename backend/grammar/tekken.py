@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from stemma.backend.grammar.base import Vocabulary
-from stemma.backend.text.tokenizer import read_json
 from stemma.lang.errors import RequestError
 
 _EOS, _EOS_ID = "</s>", 2  # where the file does not list its control tokens, as older ones do not
 
 
-def tekken_vocabulary(path: Path) -> Vocabulary:
-    """Raises RequestError naming the file and what is wrong with it."""
+def tekken_vocabulary(path: Path, given: dict[str, Any]) -> Vocabulary:
+    """From what the file holds. Raises RequestError naming the file and what is wrong with it."""
     import tiktoken
 
-    given = read_json(path)
     config, vocab = given.get("config"), given.get("vocab")
     if not isinstance(config, dict) or not isinstance(vocab, list):
         raise RequestError(f"{path} is no tekken file: it needs 'config' and 'vocab'", param="tokenizer")
