@@ -154,8 +154,8 @@ def test_where_regexes_differ(vocab: Vocabulary) -> None:
 def test_masks_of_a_schema_are_equal_but_for_what_is_named(
     vocab: Vocabulary, schema: Any, value: Any, whitespace: str
 ) -> None:
-    """They narrow forced text to one token earlier. U+007F and some escapes (`\\/`, `\\ue…`), all of JSON, are not
-    allowed there; `-0` is an integer there. (Numbers are of any length there, and members may be repeated.)"""
+    """They narrow forced text to one token earlier. U+007F and escapes of characters that need none are allowed here
+    only; `-0` is an integer there only. (Numbers are of any length there.)"""
     text = json.dumps(schema)
     constraint = Constraint("json_schema", text, whitespace=whitespace)
     of_ours = {i for i, t in enumerate(vocab.token_bytes) if t and (b"\x7f" in t or t[:1] == b"/" or t == b"ue")}
