@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
+import time
 
 import pytest
 
@@ -142,3 +143,21 @@ def test_many_conditions_are_refused_in_bounded_time() -> None:
 def test_a_condition_at_a_place_that_no_text_reaches_is_no_error() -> None:
     assert matches(Constraint("regex", r"a|b(?<=[^\s\S])c"), "a")
     assert matches(Constraint("regex", r"a(?<![^\s\S])b"), "ab")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "(?!b)" * 3000 + "a",
+        "".join(f"(?:(?=.*{c})|(?!.*{c}x))" for c in "abcdefghijklmnopqrst") + ".*",
+        r"(?:(?=.{0,90}x)[a-z]){0,900}",
+        r"(?:a(?=(?:a|b){25}a)|b)*",
+        r"((\b.?){300}){300}",
+    ],
+    ids=lambda p: p[:24],
+)
+def test_hostile_conditions_are_refused_soon(pattern: str) -> None:
+    start = time.thread_time()
+    with pytest.raises(ConstraintError):
+        lower(Constraint("regex", pattern), Deadline(0.3, "regex"))
+    assert time.thread_time() - start < 1.0
