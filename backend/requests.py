@@ -46,7 +46,10 @@ FIELDS = (
     "text", "input_ids", "sampling_params", "rid", "stream", "return_logprob", "logprob_start_len", "top_logprobs_num",
     "token_ids_logprob", "return_text_in_logprobs", "log_metrics",
 )  # fmt: skip
-_SAMPLING_FIELDS = {f.name for f in fields(SamplingParams)} | {"n", *CONSTRAINTS, "structural_tag"}
+CONSTRAINT_OPTIONS = ("lenient", "whitespace")  # of json_schema and structural_tag
+_SAMPLING_FIELDS = {f.name for f in fields(SamplingParams)} | {
+    *("n", *CONSTRAINTS, "structural_tag", *CONSTRAINT_OPTIONS),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +140,25 @@ def parse_sampling(given: Mapping[str, Any]) -> tuple[SamplingParams, Constraint
         raise RequestError(f"n must be an integer >= 1, got {n!r}", param="n")
     if not isinstance(rest.get("logit_bias") or {}, Mapping):
         raise RequestError(f"logit_bias must be an object, got {_short(rest['logit_bias'])}", param="logit_bias")
-    constraint = parse_constraint({k: rest.pop(k, None) for k in (*CONSTRAINTS, "structural_tag")})
+    named = (*CONSTRAINTS, "structural_tag", *CONSTRAINT_OPTIONS)
+    constraint = parse_constraint({k: rest.pop(k, None) for k in named})
     return SamplingParams.from_dict(rest), constraint, n
 
 
 def parse_constraint(given: Mapping[str, Any]) -> Constraint | None:
-    """At most one of json_schema, regex, ebnf, structural_tag; null means not given."""
+    """At most one of json_schema, regex, ebnf, structural_tag, and options for it; null means not given."""
     named = {k: v for k, v in given.items() if v is not None}
+    options = {k: named.pop(k) for k in CONSTRAINT_OPTIONS if k in named}
     if sum(k in named for k in CONSTRAINTS) > 1:
         raise RequestError("Only one of regex, json_schema, or ebnf can be set.")
     if len(named) > 1:
         raise RequestError(f"structural_tag cannot be combined with {next(k for k in CONSTRAINTS if k in named)}.")
-    return next((Constraint(kind, value) for kind, value in named.items()), None)  # type: ignore[arg-type]
+    if not named and options.get("lenient", False) is False:
+        options.pop("lenient", None)
+    if not named and options:
+        option, value = next(iter(options.items()))
+        raise RequestError(f"{option}={value!r} needs json_schema or structural_tag", param=option)
+    return next((Constraint(kind, value, **options) for kind, value in named.items()), None)  # type: ignore[arg-type]
 
 
 def refuse_unsupported(given: Mapping[str, Any], table: Mapping[str, tuple[Any, ...]]) -> None:

@@ -46,6 +46,8 @@ def gen(
     ebnf: str | None = None,
     structural_tag: str | Mapping[str, Any] | None = None,
     timeout: float | None = None,
+    lenient: bool | None = None,
+    whitespace: str | None = None,
 ) -> Gen | Select:
     """Generate text here, and keep it under `name` if one is given. `None` means: as the run says.
 
@@ -53,6 +55,9 @@ def gen(
     `type`, `regex`, `json_schema`, `ebnf`, `structural_tag` may be given. With `choices` this is a `select`, which
     takes `choices_method`, `temperature` and `seed` and nothing else. `timeout` is how many seconds it may take once
     everything before it is there; then it fails, and so does what follows it.
+
+    `lenient` and `whitespace` are for JSON (see `Constraint`): with `lenient=True` what cannot be enforced of a schema
+    is dropped, and `s.get_meta_info(name)["constraint_warnings"]` says what.
 
     Raises `RequestError` (a `ValueError`) naming the argument and its value, `ConstraintError` for a constraint.
     """
@@ -67,7 +72,7 @@ def gen(
     return Gen(
         name=_name(name),
         overrides=_overrides(given),
-        constraint=_one_constraint(given, spec),
+        constraint=_with_options(_one_constraint(given, spec), lenient, whitespace),
         type=spec,
         logprobs=check_logprobs(return_logprob, logprob_start_len, top_logprobs_num, token_ids_logprob),
         timeout=_seconds(timeout),
@@ -270,6 +275,16 @@ def _one_constraint(given: Mapping[str, Any], spec: TypeSpec | None) -> Constrai
     if kind in ("json_schema", "structural_tag"):
         return Constraint(kind, _as_json(kind, value))
     return Constraint("ebnf" if kind == "ebnf" else "regex", value)
+
+
+def _with_options(constraint: Constraint | None, lenient: bool | None, whitespace: str | None) -> Constraint | None:
+    options = {k: v for k, v in (("lenient", lenient), ("whitespace", whitespace)) if v not in (None, False)}
+    if not options:
+        return constraint
+    if constraint is None:
+        name, value = next(iter(options.items()))
+        raise ConstraintError(f"{name}={value!r} needs json_schema or structural_tag", param=name)
+    return replace(constraint, **options)
 
 
 def _as_json(kind: str, value: Any) -> str:

@@ -12,6 +12,8 @@ from stemma.lang.errors import ConstraintError, RequestError
 
 ConstraintKind = Literal["regex", "choices", "json_schema", "ebnf", "structural_tag"]
 
+JSON_KINDS = ("json_schema", "structural_tag")  # the kinds that `lenient` and `whitespace` are for
+
 GREEDY_TEMPERATURE = 1e-6  # below this, sampling takes the argmax
 
 
@@ -174,10 +176,17 @@ class Constraint:
 
     `kind` names the front end; `value` is the pattern, the schema or grammar text, or the tuple of choices. Whether the
     value compiles is known only to the engine; here only its shape is checked. Hashable: engines cache by it.
+
+    Two options are for JSON (`json_schema`, and the schemas of a `structural_tag`). `lenient`: what cannot be enforced
+    of a schema is dropped and reported, not refused. `whitespace` between the parts of JSON: `None` allows one space
+    behind `,` and `:` or none; "compact" none; "any" up to 64 characters of JSON white space; any other text is a
+    regex for what stands in each such place. Raises `ConstraintError` naming the field and its value.
     """
 
     kind: ConstraintKind
     value: str | tuple[str, ...]
+    lenient: bool = False
+    whitespace: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ConstraintKind):
@@ -190,13 +199,40 @@ class Constraint:
             object.__setattr__(self, "value", choices)
         elif not isinstance(self.value, str):
             raise ConstraintError(f"{self.kind} must be a string, got {self.value!r}", param=self.kind)
+        if not isinstance(self.lenient, bool):
+            raise ConstraintError(f"lenient must be true or false, got {self.lenient!r}", param="lenient")
+        if self.whitespace is not None and (not isinstance(self.whitespace, str) or not self.whitespace):
+            raise ConstraintError(
+                f'whitespace must be "compact", "any" or a regex, got {self.whitespace!r}', param="whitespace"
+            )
+        for option in ("lenient", "whitespace"):
+            if getattr(self, option) and self.kind not in JSON_KINDS:
+                raise ConstraintError(
+                    f"{option}={getattr(self, option)!r} is for json_schema and structural_tag, not for {self.kind}",
+                    param=option,
+                )
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Constraint:
-        if not isinstance(given, Mapping) or set(given) != {"kind", "value"}:
-            raise ConstraintError(f'constraint must be {{"kind": …, "value": …}}, got {given!r}', param="constraint")
+        known = {"kind", "value", "lenient", "whitespace"}
+        if not isinstance(given, Mapping) or not {"kind", "value"} <= set(given) <= known:
+            raise ConstraintError(
+                'constraint must be {"kind": …, "value": …}, with "lenient" and "whitespace" where wanted, '
+                f"got {given!r}",
+                param="constraint",
+            )
         value = given["value"]
-        return cls(given["kind"], tuple(value) if isinstance(value, list) else value)
+        value = tuple(value) if isinstance(value, list) else value
+        return cls(given["kind"], value, given.get("lenient", False), given.get("whitespace"))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "value": list(self.value) if isinstance(self.value, tuple) else self.value}
+        """As a JSON object; options only where they are given."""
+        out: dict[str, Any] = {
+            "kind": self.kind,
+            "value": list(self.value) if isinstance(self.value, tuple) else self.value,
+        }
+        if self.lenient:
+            out["lenient"] = True
+        if self.whitespace is not None:
+            out["whitespace"] = self.whitespace
+        return out

@@ -82,6 +82,13 @@ class Language:
                 self._build(option, start, end, deadline)
         elif isinstance(node, ir.Repeat):
             self._repeat(node, start, end, deadline)
+        elif isinstance(node, ir.Graph):
+            places = [self._place() for _ in range(node.states)]
+            self._empty[start].append(places[0])
+            for source, label, target in node.edges:
+                self._build(label, places[source], places[target], deadline)
+            for final in node.finals:
+                self._empty[places[final]].append(end)
         else:
             raise AssertionError(f"{type(node).__name__} is no text")
 
@@ -245,33 +252,38 @@ class Product:
                 targets.setdefault(ids[after], []).append(column)
             moves.append(targets)
             self._check(len(order))
-        return self._trimmed([self._accepts(state) for state in order], moves)
+        return graph_of([self._accepts(state) for state in order], moves, [ranges for _, ranges in self._classes])
 
-    def _trimmed(self, accepting: list[bool], moves: list[dict[int, list[int]]]) -> ir.Node:
-        sources: list[list[int]] = [[] for _ in moves]
-        for source, targets in enumerate(moves):
-            for target in targets:
-                sources[target].append(source)
-        live = {i for i, accepts in enumerate(accepting) if accepts}
-        todo = list(live)
-        while todo:
-            for source in sources[todo.pop()]:
-                if source not in live:
-                    live.add(source)
-                    todo.append(source)
-        if 0 not in live:
-            return ir.NOTHING
-        number = {state: i for i, state in enumerate(sorted(live))}
-        sets: dict[tuple[int, ...], ir.Node] = {}
-        edges = []
-        for source in number:
-            for target, columns in moves[source].items():
-                if target in number:
-                    key = tuple(columns)
-                    if key not in sets:
-                        sets[key] = ir.chars(charset.ranges(r for c in columns for r in self._classes[c][1]))
-                    edges.append((number[source], sets[key], number[target]))
-        return ir.graph(len(number), edges, [number[i] for i in number if accepting[i]])
+
+def graph_of(accepting: list[bool], moves: list[dict[int, list[int]]], classes: Sequence[Ranges]) -> ir.Node:
+    """The graph of an automaton that starts in state 0: `moves[state]` holds the columns of `classes` that lead to each
+    target. States that do not lead to an accepting one are left out."""
+    sources: list[list[int]] = [[] for _ in moves]
+    for source, targets in enumerate(moves):
+        for target in targets:
+            sources[target].append(source)
+    live = {i for i, accepts in enumerate(accepting) if accepts}
+    todo = list(live)
+    while todo:
+        for source in sources[todo.pop()]:
+            if source not in live:
+                live.add(source)
+                todo.append(source)
+    if 0 not in live:
+        return ir.NOTHING
+    number = {state: i for i, state in enumerate(sorted(live))}
+    sets: dict[tuple[int, ...], ir.Node] = {}
+    edges = []
+    for source in number:
+        for target, columns in moves[source].items():
+            if target in number:
+                key = tuple(columns)
+                if key not in sets:
+                    sets[key] = ir.chars(charset.ranges(r for c in columns for r in classes[c]))
+                edges.append((number[source], sets[key], number[target]))
+    if not edges:
+        return ir.EMPTY
+    return ir.graph(len(number), edges, [number[i] for i in number if accepting[i]])
 
 
 def always_extends(node: ir.Node, deadline: Deadline) -> bool:

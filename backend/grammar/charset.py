@@ -92,13 +92,23 @@ def _every_character() -> str:
 @lru_cache(maxsize=64)
 def of_category(name: str) -> Ranges | None:
     """A Unicode general category ("Lu") or a group of them ("L"); None if there is no such category."""
-    found = [i for i, c in enumerate(_every_character()) if unicodedata.category(c).startswith(name)]
-    if not found or name.startswith("Cs"):
+    names, of_point = _categories()
+    wanted = [i for i, category in enumerate(names) if category.startswith(name)]
+    points = np.flatnonzero(np.isin(of_point, wanted))
+    if not len(points) or name.startswith("Cs"):
         return None
-    points = np.array(found)
     breaks = np.flatnonzero(np.diff(points) > 1)
     starts, ends = np.append(0, breaks + 1), np.append(breaks, len(points) - 1)
     return ranges(zip(points[starts].tolist(), points[ends].tolist(), strict=True))
+
+
+@lru_cache(maxsize=1)
+def _categories() -> tuple[list[str], np.ndarray]:
+    """The general categories, and for each code point the number of its own, uint8[LAST + 1]."""
+    found = list(map(unicodedata.category, _every_character()))
+    names = sorted(set(found))
+    number = {name: i for i, name in enumerate(names)}
+    return names, np.fromiter((number[name] for name in found), np.uint8, len(found))
 
 
 @lru_cache(maxsize=1)

@@ -17,6 +17,7 @@ from stemma.backend.grammar.adapters import BACKENDS, Backend, backend_named
 from stemma.backend.grammar.adapters.process import Handler, Lost, Worker
 from stemma.backend.grammar.base import Vocabulary
 from stemma.backend.grammar.maskbench import Case, Outcome, figures, parse_cases, run_case
+from stemma.backend.grammar.tekken import tekken_vocabulary
 from stemma.backend.text.tokenizer import Tokenizer, read_json
 from stemma.lang.errors import RequestError, StemmaError
 from stemma.lang.params import Constraint
@@ -57,12 +58,17 @@ SPLITS = {
 
 
 def load_vocabulary(path: str | Path, pattern: str | None = None) -> Vocabulary:
-    """From a Hugging Face directory, or a .tiktoken file (lines of base64 token and rank).
+    """From a Hugging Face directory, a .tiktoken file (lines of base64 token and rank), or Mistral's tekken.json (also
+    a directory that holds it and no tokenizer.json).
 
     `pattern` is a name of SPLITS or a regular expression, for a .tiktoken file whose name does not tell which it is.
     Raises RequestError naming the file and what is wrong with it.
     """
     path = Path(path)
+    if path.suffix == ".json" or (path.is_dir() and not (path / "tokenizer.json").is_file()):
+        tekken = path if path.suffix == ".json" else path / "tekken.json"
+        if tekken.is_file():
+            return tekken_vocabulary(tekken, read_json(tekken))
     if path.is_dir():
         tokenizer = Tokenizer.load(path)
         config = path / "config.json"
@@ -202,7 +208,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     checks.add_argument("file", type=Path, metavar="FILE", help="the schemas, one JSON object a line")
     checks.add_argument(
-        "--tokenizer", required=True, metavar="T", help="a Hugging Face model directory, or a .tiktoken file"
+        "--tokenizer",
+        required=True,
+        metavar="T",
+        help="a Hugging Face model directory, a .tiktoken file, or a tekken.json",
     )
     checks.add_argument("--backend", choices=BACKENDS, default="native", help="the engine; default: native")
     checks.add_argument("--limit", type=int, metavar="N", help="only the first N schemas")

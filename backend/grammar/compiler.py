@@ -31,11 +31,12 @@ def lower(constraint: Constraint, deadline: Deadline, *, lenient: bool = False) 
         return Lowered(_choices(value))
     if kind == "regex":
         return Lowered(parse_regex(value, deadline))
-    if kind == "json_schema":
-        return read_schema(value, deadline, lenient=lenient)
     if kind == "ebnf":
         return parse_ebnf(value, deadline)
-    return parse_structural_tag(value, deadline, lenient=lenient)
+    lenient, whitespace = lenient or constraint.lenient, constraint.whitespace
+    if kind == "json_schema":
+        return read_schema(value, deadline, lenient=lenient, whitespace=whitespace)
+    return parse_structural_tag(value, deadline, lenient=lenient, whitespace=whitespace)
 
 
 def _choices(choices: tuple[str, ...]) -> ir.Node:
@@ -63,8 +64,8 @@ def compile_constraint(
     time_limit: float = TIME_LIMIT,
     lenient: bool = False,
 ) -> RegularGrammar:
-    """Compile for one vocabulary. May run in any thread. `walker`: see `masks.index_of`. `lenient`: drop what cannot
-    be enforced of a schema; the grammar's `warnings` say what.
+    """Compile for one vocabulary. May run in any thread. `walker`: see `masks.index_of`. `lenient`, as in the
+    constraint: drop what cannot be enforced of a schema. The grammar's `warnings` say what says nothing.
 
     Raises ConstraintError, naming the value and where there is one the position, when the constraint is malformed, not
     supported, too large, matches nothing, or takes longer than `time_limit` seconds.
@@ -88,13 +89,14 @@ def compile_schema(
     vocab: Vocabulary,
     *,
     lenient: bool = False,
+    whitespace: str | None = None,
     walker: str | None = None,
     time_limit: float = TIME_LIMIT,
 ) -> RegularGrammar:
-    """Compile a JSON schema, given as text or as the value it stands for. See `compile_constraint`."""
+    """Compile a JSON schema, given as text or as the value it stands for. See `compile_constraint`, `Constraint`."""
     text = schema if isinstance(schema, str) else json.dumps(schema)
-    constraint = Constraint("json_schema", text)
-    return compile_constraint(constraint, vocab, walker=walker, time_limit=time_limit, lenient=lenient)
+    constraint = Constraint("json_schema", text, lenient, whitespace)
+    return compile_constraint(constraint, vocab, walker=walker, time_limit=time_limit)
 
 
 def matches(constraint: Constraint, text: str | bytes) -> bool:

@@ -12,9 +12,10 @@ from functools import lru_cache
 from typing import NamedTuple, NoReturn
 
 from stemma.backend.grammar import charset, ir
+from stemma.backend.grammar.ebnf_common import COMMON
 from stemma.backend.grammar.limits import MAX_ATOMS, MAX_DEPTH, MAX_PATTERN, Deadline
 from stemma.backend.grammar.regex import parse_regex
-from stemma.backend.grammar.regex_scan import Anchor, scan
+from stemma.backend.grammar.regex_scan import Anchor, Boundary, Look, scan
 from stemma.lang.errors import ConstraintError
 
 _GBNF = re.compile(
@@ -26,44 +27,18 @@ _GBNF = re.compile(
 )
 _LARK = re.compile(
     r"""(?P<skip>[ \t\r\n]+|(?://|\#)[^\n]*)
-    |(?P<head>[!?]{0,2}[A-Za-z_]\w*+(?:\.-?\d+)?[ \t]*+:)|(?P<template>[A-Za-z_]\w*+\{)|(?P<name>[A-Za-z_]\w*)
+    |(?P<head>[!?]{0,2}[A-Za-z_]\w*+(?:\.-?\d+)?[ \t]*+:)|(?P<template>[!?]{0,2}[A-Za-z_]\w*+\{)
+    |(?P<parameters>\}(?:\.-?\d+)?[ \t]*+:)|(?P<name>[A-Za-z_]\w*)
     |(?P<statement>%\w+)|(?P<string>"(?:[^"\\\n]|\\.)*+"(?:i\b)?)|(?P<regex>/(?!/)(?:\\.|[^/\\\n])*+/[imslux]*)
-    |(?P<number>\d+)|(?P<op>[*+?])|(?P<mark>->|\.\.|[()\[\]|~.,])""",
+    |(?P<number>\d+)|(?P<op>[*+?])|(?P<mark>->|\.\.|[()\[\]|~.,}])""",
     re.VERBOSE | re.ASCII,
 )
 _GBNF_RULE = re.compile(r"^[ \t]*[\w-]++\s*+::=", re.MULTILINE | re.ASCII)
 _ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))", re.DOTALL)
 _PLAIN_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "\\": "\\", '"': '"'}
+_DEFINITIONS = ("end", "head", "statement", "template head")  # what a rule ends before
 _COUNTS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 _UNCLOSED = {'"': "this string is never closed; add '\"' on the same line", "[": "this class is never closed; add ']'"}
-
-# The terminals of Lark's own library; where its pattern asks for the shortest match, this is what the shortest are.
-COMMON = {
-    "DIGIT": r"[0-9]",
-    "HEXDIGIT": r"[0-9a-fA-F]",
-    "INT": r"[0-9]+",
-    "SIGNED_INT": r"[+-]?[0-9]+",
-    "DECIMAL": r"[0-9]+\.[0-9]*|\.[0-9]+",
-    "FLOAT": r"[0-9]+[eE][+-]?[0-9]+|([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?",
-    "SIGNED_FLOAT": r"[+-]?([0-9]+[eE][+-]?[0-9]+|([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)",
-    "NUMBER": r"([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?",
-    "SIGNED_NUMBER": r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?",
-    "ESCAPED_STRING": r'"([^"\\\n]|\\[^\n])*"',
-    "LCASE_LETTER": r"[a-z]",
-    "UCASE_LETTER": r"[A-Z]",
-    "LETTER": r"[A-Za-z]",
-    "WORD": r"[A-Za-z]+",
-    "CNAME": r"[A-Za-z_][A-Za-z_0-9]*",
-    "WS_INLINE": r"[ \t]+",
-    "WS": r"[ \t\f\r\n]+",
-    "CR": r"\r",
-    "LF": r"\n",
-    "NEWLINE": r"(\r?\n)+",
-    "SH_COMMENT": r"#[^\n]*",
-    "CPP_COMMENT": r"//[^\n]*",
-    "C_COMMENT": r"/\*([^*]|\*+[^*/])*\*+/",
-    "SQL_COMMENT": r"--[^\n]*",
-}
 
 
 class Token(NamedTuple):
@@ -224,7 +199,7 @@ class _Reader:
                 got = self._peek()
                 refuse(self.text, got.at, f"expected '{close}', '|' or more of the group, got {got.text[:40]!r}")
             return inner if close == ")" else ir.repeat(inner, 0, 1)
-        if token.kind in ("end", "head", "statement") or token.text in ("|", ")", "]", "->"):
+        if token.kind in _DEFINITIONS or token.text in ("|", ")", "]", "->", "}", ","):
             return None
         if token.kind in ("op", "bounds") or token.text == "~":
             refuse(self.text, token.at, f"nothing to repeat before {token.text!r}")
@@ -323,9 +298,17 @@ def _is_terminal(name: str) -> bool:
     return name.lstrip("_")[:1].isupper()
 
 
+MAX_INSTANCES = 1_000  # of templates in one grammar
+MAX_INSTANCE_DEPTH = 50  # of templates that use each other
+
+
 @dataclass(slots=True)
 class _Lark(_Reader):
     ignored: int | None = None  # the rule of what may stand between terminals
+    templates: dict[str, tuple[list[str], int]] = field(default_factory=dict)  # parameters, and where the body begins
+    instances: dict[tuple[str, tuple[ir.Node, ...]], int] = field(default_factory=dict)  # the rule of each
+    bound: dict[str, ir.Node] = field(default_factory=dict)  # parameters of the template that is being written out
+    depth: int = 0  # of templates that are being written out
 
     table = _LARK
     start = "start"
@@ -336,6 +319,26 @@ class _Lark(_Reader):
         if any(token.text == "%ignore" for token in self.tokens):
             self.ignored = self._number("%ignore")
             self.bodies[self.ignored] = ir.EMPTY
+        for i, token in enumerate(self.tokens):
+            if token.kind == "template" and (parameters := self._parameters(i + 1)) is not None:
+                name = token.text.lstrip("!?")[:-1]
+                if name in self.templates:
+                    refuse(self.text, token.at, f"the template '{name}' is defined twice")
+                self.tokens[i] = Token("template head", token.text, token.at)
+                self.templates[name] = parameters, i + 2 * len(parameters) + 1
+
+    def _parameters(self, i: int) -> list[str] | None:
+        """The names from token `i` on, if they are parameters of a definition, and not arguments."""
+        names: list[str] = []
+        while self.tokens[i].kind == "name":
+            names.append(self.tokens[i].text)
+            i += 1
+            if self.tokens[i].kind == "parameters":
+                return names
+            if self.tokens[i].text != ",":
+                return None
+            i += 1
+        return None
 
     def _root(self) -> ir.Node:
         start = ir.Call(self.numbers["start"])
@@ -344,9 +347,6 @@ class _Lark(_Reader):
     def _refuse_character(self, at: int) -> NoReturn:
         if self.text[at] == "/":
             refuse(self.text, at, "this regex is never closed; add '/' on the same line")
-        if self.text[at] in "{}":
-            templates = [token for token in self.tokens if token.kind == "template"]
-            self._refuse_template(templates[-1] if templates else Token("template", self.text[at], at))
         _Reader._refuse_character(self, at)
 
     def _definition(self, token: Token) -> None:
@@ -359,8 +359,9 @@ class _Lark(_Reader):
                 refuse(self.text, token.at, f"'{name}' is neither all lower case (a rule) nor all upper (a terminal)")
             self.terminal = name if _is_terminal(name) else ""
             self._define(token, name)
-        elif token.kind == "template":
-            self._refuse_template(token)
+        elif token.kind == "template head":  # read where it is used
+            while self._peek().kind not in _DEFINITIONS:
+                self.next += 1
         else:
             refuse(self.text, token.at, f"expected a rule (name: …), got {token.text[:40]!r}")
 
@@ -370,8 +371,38 @@ class _Lark(_Reader):
             self._expect("name", "a name after '->'")
         return node
 
-    def _refuse_template(self, token: Token) -> NoReturn:
-        refuse(self.text, token.at, f"templates ('{token.text}…}}') are not supported; write the rule out")
+    def _template(self, token: Token) -> ir.Node:
+        """A use of a template: a rule for each different list of arguments."""
+        name = token.text.lstrip("!?")[:-1]
+        if self.terminal:
+            refuse(self.text, token.at, f"the terminal '{self.terminal}' uses the template '{name}'")
+        arguments: list[ir.Node] = []
+        while True:
+            argument = self._atom(self.depth)
+            if argument is None:
+                refuse(self.text, self._peek().at, f"expected an argument of '{name}', got {self._peek().text[:40]!r}")
+            arguments.append(argument)
+            if not self._take(","):
+                break
+        if not self._take("}"):
+            refuse(self.text, self._peek().at, f"expected ',' or '}}', got {self._peek().text[:40]!r}")
+        if name not in self.templates:
+            refuse(self.text, token.at, f"the template '{name}' is not defined")
+        parameters, body = self.templates[name]
+        if len(parameters) != len(arguments):
+            refuse(self.text, token.at, f"'{name}' takes {len(parameters)} arguments, got {len(arguments)}")
+        key = name, tuple(arguments)
+        if key not in self.instances:
+            if len(self.instances) >= MAX_INSTANCES or self.depth >= MAX_INSTANCE_DEPTH:
+                refuse(self.text, token.at, f"the template '{name}' is used with too many different arguments")
+            self.instances[key] = self._number(f"{name}{{{len(self.instances)}}}")
+            outside = self.next, self.bound, self.depth
+            self.next, self.bound, self.depth = body, dict(zip(parameters, arguments, strict=True)), self.depth + 1
+            self.bodies[self.instances[key]] = self._alternatives(0)
+            if self._peek().kind not in _DEFINITIONS:
+                refuse(self.text, self._peek().at, f"unexpected {self._peek().text[:40]!r}")
+            self.next, self.bound, self.depth = outside
+        return ir.Call(self.instances[key])
 
     def _statement(self, token: Token) -> None:
         if token.text == "%ignore":
@@ -411,7 +442,9 @@ class _Lark(_Reader):
 
     def _literal(self, token: Token) -> ir.Node:
         if token.kind == "template":
-            self._refuse_template(token)
+            return self._template(token)
+        if token.kind == "name" and token.text in self.bound:
+            return self.bound[token.text]
         if token.kind == "name":
             call = self._call(token.text, token.at)
             if _is_terminal(token.text):
@@ -446,8 +479,9 @@ class _Lark(_Reader):
         flags = "".join(sorted(set(flags) - {"u"}))
         pattern = f"(?{flags}){body}" if flags else body
         try:
-            if any(isinstance(atom, Anchor) for atom in scan(pattern).atoms):
-                refuse(self.text, token.at, "anchors in terminals are not supported")
+            for atom in scan(pattern).atoms:
+                if isinstance(atom, Anchor | Look | Boundary):  # it would ask what stands around the terminal
+                    refuse(self.text, token.at, f"{atom.name} in a terminal is not supported")
             return parse_regex(pattern, self.deadline)
         except ConstraintError as error:
             if error.param != "regex":

@@ -65,6 +65,14 @@ def _uri(wide: str) -> tuple[str, str]:
     return uri, f"({uri}|({rooted}|{no_colon}(/{segment})*|){tail})"
 
 
+def _uri_template() -> str:
+    """RFC 6570, without the operators that it reserves."""
+    escape, literal = "%[0-9A-Fa-f]{2}", f"[!#$&()*+,./0-9:;=?@A-Z\\[\\]_a-z~{_WIDE}-]"
+    letter = f"([A-Za-z0-9_]|{escape})"
+    variable = rf"{letter}(\.?{letter})*(\*|:[1-9][0-9]{{0,3}})?"
+    return rf"({literal}|{escape}|\{{[+#./;?&]?{variable}(,{variable})*\}})*"
+
+
 _URI, _URI_REFERENCE = _uri("")
 _IRI, _IRI_REFERENCE = _uri(_WIDE)
 _HEX = "[0-9A-Fa-f]"
@@ -85,6 +93,7 @@ PATTERNS = {
     "uri-reference": _URI_REFERENCE,
     "iri": _IRI,
     "iri-reference": _IRI_REFERENCE,
+    "uri-template": _uri_template(),
     "json-pointer": _POINTER,
     "relative-json-pointer": f"(0|[1-9][0-9]*)(#|{_POINTER})",
 }

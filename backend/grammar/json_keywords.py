@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from stemma.backend.grammar.json_formats import NO_LIMIT, NUMERIC, PATTERNS
+from stemma.backend.grammar.json_formats import NO_LIMIT, NUMERIC
 from stemma.backend.grammar.json_numbers import NumberSet, check_multiple, exact
 from stemma.backend.grammar.json_strings import ANY_STRING, StringSet, format_set, pattern_set
 from stemma.backend.grammar.json_values import Algebra, ArrayShape, Count, Formula, ObjectShape, Section, Unsupported
@@ -65,8 +65,6 @@ def string_keyword(keyword: str, value: Any, algebra: Algebra) -> StringSet:
         return pattern_set(value, algebra.deadline)
     if value in NUMERIC or value in NO_LIMIT:
         return ANY_STRING
-    if value not in PATTERNS:
-        raise Unsupported(f"the format {value!r} is not known or cannot be enforced; use 'pattern'")
     return format_set(value, algebra.deadline)
 
 

@@ -7,6 +7,7 @@ from itertools import product
 
 from stemma.backend.grammar import ir
 from stemma.backend.grammar.chardfa import always_extends
+from stemma.backend.grammar.json_layout import Layout
 from stemma.backend.grammar.json_numbers import NumberSet, number_texts
 from stemma.backend.grammar.json_strings import ANY_STRING, StringSet
 from stemma.backend.grammar.json_text import FREE, QUOTE, STRICT, quoted, spellings, strict_name
@@ -16,8 +17,6 @@ from stemma.backend.grammar.limits import MAX_SIZE
 INLINE = 24  # nodes up to this size are written out where they are used
 MAX_GRAPH = 20_000  # states of one array or object
 MAX_UNIQUE = 10  # different values of the items of an array with uniqueItems
-COMMA = ir.words([b",", b", "])
-_COLON = (b":", b": ")
 
 
 def _word(text: bytes) -> ir.Node:
@@ -65,15 +64,16 @@ class _Graph:
 class Lowerer:
     """`root`, and the `rules` that it calls."""
 
-    def __init__(self, algebra: Algebra, root: Formula) -> None:
+    def __init__(self, algebra: Algebra, root: Formula, layout: Layout) -> None:
         self._algebra = algebra
+        self._layout = layout
         self._deadline = algebra.deadline
         self._rule_of: dict[Formula, int] = {}
         self._todo: list[Formula] = []
         self._counted_rules: dict[tuple[StringSet, str], int] = {}
         self._scalars: dict[Values, ir.Node] = {}
         self._inlined: dict[Formula, ir.Node] = {}
-        self.rules: list[ir.Node] = []
+        self.rules: list[ir.Node] = list(layout.rules)
         self.root = self._value(root)
         while self._todo:
             self._deadline.check()
@@ -134,7 +134,8 @@ class Lowerer:
 
     # -- objects
 
-    def _object(self, shape: ObjectShape) -> ir.Node:
+    def _object(self, shape: ObjectShape, hits: tuple[Section, ...] = ()) -> ir.Node:
+        """`hits`: one member of these, whose keys are not declared, must be there."""
         empty = self._algebra.is_empty
         names = {name: formula for name, formula, _ in shape.names}
         for name in sorted(shape.required - set(names)):
@@ -144,23 +145,26 @@ class Lowerer:
             return ir.NOTHING
         sections = [section for section in shape.sections if not empty(section.formula)]
         for keys, formula in sorted(shape.some, key=lambda some: (sorted(some[0].finite or ()), some[1].number)):
-            return self._any_object(self._settled(shape, names, sections, keys, formula))
+            return self._any_object(self._settled(shape, names, sections, keys, formula, hits))
         taken = list(names)
         wanted = [name for name in names if not empty(names[name])]
         frees = [node for section in sections if (node := self._free(section, taken)) != ir.NOTHING]
+        needed = [node for section in hits if (node := self._free(section, taken)) != ir.NOTHING]
+        if hits and not needed:
+            return ir.NOTHING
         orders = [wanted]
         first = [name for name in shape.order if name in names]
         if first != [name for name in wanted if name in first]:  # `required` has an order of its own
             orders.append([*first, *(name for name in wanted if name not in first)])
         members = [[(name, names[name], name in shape.required) for name in order] for order in orders]
-        return ir.alt(self._members(named, frees, shape) for named in members)
+        return ir.alt(self._members(named, frees, needed, shape) for named in members)
 
-    def _any_object(self, shapes: list[ObjectShape]) -> ir.Node:
+    def _any_object(self, shapes: list[tuple[ObjectShape, tuple[Section, ...]]]) -> ir.Node:
         """Those of the shapes that can be written; refused if none can."""
         found, refusals = [], []
-        for shape in shapes:
+        for shape, hits in shapes:
             try:
-                found.append(self._object(shape))
+                found.append(self._object(shape, hits))
             except Unsupported as error:
                 refusals.append(error)
         if refusals and not found:
@@ -174,26 +178,34 @@ class Lowerer:
         sections: list[Section],
         keys: StringSet,
         formula: Formula,
-    ) -> list[ObjectShape]:
-        """The ways to have a member with such a key and value: each with that name declared and required."""
+        hits: tuple[Section, ...],
+    ) -> list[tuple[ObjectShape, tuple[Section, ...]]]:
+        """The ways to have a member with such a key and value: as a declared, required name, or in some section."""
         both, deadline = self._algebra.both, self._deadline
         shape = replace(
             shape, some=shape.some - {(keys, formula)}, names=tuple((n, f, False) for n, f in names.items())
         )
         known = [name for name in names if keys.accepts(name, deadline)]
         options = [_with_name(shape, name, both(names[name], formula)) for name in known]
+        free: list[Section] = []
         for section in sections:
             common = self._algebra.except_names(section.keys.both(keys, deadline), names)
             if common.finite is not None:
                 found = both(section.formula, formula)
                 options.extend(_with_name(shape, name, found) for name in sorted(common.finite))
             elif not common.is_empty(deadline):
-                raise Unsupported("a condition that some key must meet is supported only for keys from a finite list")
-        return options
+                free.append(Section(common, both(section.formula, formula)))
+        free = [section for section in free if not self._algebra.is_empty(section.formula)]
+        found = [(option, hits) for option in options]
+        if free and not hits:
+            found.append((shape, tuple(free)))
+        if not found and free:
+            raise Unsupported("several conditions that some key must meet are not supported together")
+        return found
 
     def _free(self, section: Section, names: list[str]) -> ir.Node:
         """A member of the section, whose key is none of the names."""
-        value = ir.seq([ir.words(_COLON), self._value(section.formula)])
+        value = ir.seq([self._layout.colon, self._value(section.formula)])
         taken = [n for n in names if section.keys == ANY_STRING or section.keys.accepts(n, self._deadline)]
         if section.keys.finite is not None:
             kept = replace(section.keys, finite=section.keys.finite - set(taken))
@@ -210,15 +222,21 @@ class Lowerer:
             key = ir.Except(key, names_node, key.size + names_node.size)
         return ir.seq([key, value])
 
-    def _members(self, named: list[tuple[str, Formula, bool]], frees: list[ir.Node], shape: ObjectShape) -> ir.Node:
+    def _members(
+        self, named: list[tuple[str, Formula, bool]], frees: list[ir.Node], needed: list[ir.Node], shape: ObjectShape
+    ) -> ir.Node:
         """The declared names in their order. Other keys come behind the last required one, between and behind the
-        optional ones: where a name is required next, it stays the only choice.
+        optional ones: where a name is required next, it stays the only choice. One of `needed`, if there are any, is
+        the last of them: a key that is written again replaces its first value.
 
-        States: (the next name, members so far, whether a free one is among them, whether names were skipped here).
+        States: (the next name, members so far, whether a free one is among them, whether names were skipped here,
+        whether one of `needed` is still to come).
         """
         low, high, last = shape.low, shape.high, len(named)
         cap = max(low, 1) if high is None else max(high, 1)
         once = bool(frees) and low > max(1, len(shape.required))  # free keys may repeat, so only the first one counts
+        if once and needed:
+            raise Unsupported("minProperties above 1 together with a condition that some key must meet")
         if once and (high is not None or low > last + 1):
             raise Unsupported("minProperties above 1 is supported only where at most one key needs to be a free one")
         open_from = max([i + 1 for i, (_, _, required) in enumerate(named) if required], default=0)
@@ -227,12 +245,16 @@ class Lowerer:
         if frees and last > open_from and free.size > INLINE:
             self.rules.append(free)
             free = ir.Call(len(self.rules) - 1)
-        start = (0, 0, False, False)
+        hit = ir.alt(needed)
+        if hit.size > INLINE:
+            self.rules.append(hit)
+            hit = ir.Call(len(self.rules) - 1)
+        start = (0, 0, False, False, bool(needed))
         graph.add("open", _word(b"{"), start)
-        todo: list[tuple[int, int, bool, bool]] = [start]
+        todo: list[tuple[int, int, bool, bool, bool]] = [start]
         seen = set(todo)
 
-        def go(source: object, node: ir.Node, target: tuple[int, int, bool, bool]) -> None:
+        def go(source: object, node: ir.Node, target: tuple[int, int, bool, bool, bool]) -> None:
             graph.add(source, node, target)
             if target not in seen:
                 seen.add(target)
@@ -240,33 +262,46 @@ class Lowerer:
 
         while todo:
             state = todo.pop()
-            i, count, freed, skipped = state
-            comma = COMMA if count else ir.EMPTY
+            i, count, freed, skipped, waits = state
+            comma = self._layout.comma if count else self._layout.inside
             after = min(count + 1, cap)
             allowed = high is None or count < high
-            if frees and allowed and not skipped and i >= open_from:
-                target = (i, max(count, 1) if once and freed else after, once, False)
+            if waits and allowed and not skipped and i >= open_from:
+                target = (i, after, once, False, False)
+                graph.add(state, comma, ("hit", target))
+                if not graph.known(("hit", target, "done")):
+                    go(("hit", target), hit, target)
+                    graph.state(("hit", target, "done"))
+            if frees and allowed and not skipped and i >= open_from and waits == bool(needed):
+                target = (i, max(count, 1) if once and freed else after, once, False, waits)
                 graph.add(state, comma, ("free", target))
                 if not graph.known(("free", target, "done")):
                     go(("free", target), free, target)
                     graph.state(("free", target, "done"))
             if i == last:
-                if count >= low:
-                    graph.add(state, _word(b"}"), "close")
+                if count >= low and not waits:
+                    graph.add(state, self._closing(b"}"), "close")
                 continue
             name, formula, required = named[i]
             if not required:
-                go(state, ir.EMPTY, (i + 1, count, freed, True))
+                go(state, ir.EMPTY, (i + 1, count, freed, True, waits))
             if allowed:
-                target = (i + 1, after, freed, False)
+                target = (i + 1, after, freed, False, waits)
                 graph.add(state, comma, ("member", target))
                 if not graph.known(("member", target, "done")):
-                    key = ir.words(b'"%s"%s' % (s, colon) for s in spellings(name) for colon in _COLON)
+                    key = self._layout.key(b'"%s"' % s for s in spellings(name))
                     go(("member", target), ir.seq([key, self._value(formula)]), target)
                     graph.state(("member", target, "done"))
         return graph.node("close")
 
+    def _closing(self, bracket: bytes) -> ir.Node:
+        return ir.seq([self._layout.inside, _word(bracket)])
+
     # -- arrays
+
+    def _item(self, before: int, item: ir.Node) -> ir.Node:
+        """An item with what parts it from those before it, or from the bracket."""
+        return ir.seq([self._layout.comma if before else self._layout.inside, item])
 
     def _array(self, shape: ArrayShape) -> ir.Node:
         empty = self._algebra.is_empty
@@ -296,21 +331,21 @@ class Lowerer:
         size = len(shape.prefix) if high is None else min(len(shape.prefix), high)
         for i in range(size):
             if i >= low:
-                graph.add(i, _word(b"]"), "close")
+                graph.add(i, self._closing(b"]"), "close")
             item = self._value(shape.prefix[i][0])
-            graph.add(i, ir.seq([COMMA, item]) if i else item, i + 1)
+            graph.add(i, self._item(i, item), i + 1)
         if high is not None and high <= size:
-            graph.add(size, _word(b"]"), "close")
+            graph.add(size, self._closing(b"]"), "close")
             return graph.node("close")
         item = self._value(shape.rest[0])
-        more = ir.seq([COMMA, item])
+        more = self._item(1, item)
         if size:
             rest = ir.repeat(more, max(low - size, 0), None if high is None else high - size)
         else:
-            rest = ir.seq([item, ir.repeat(more, max(low - 1, 0), None if high is None else high - 1)])
+            rest = ir.seq([self._item(0, item), ir.repeat(more, max(low - 1, 0), None if high is None else high - 1)])
             if not low:
-                graph.add(0, _word(b"]"), "close")
-        graph.add(size, ir.seq([rest, _word(b"]")]), "close")
+                graph.add(0, self._closing(b"]"), "close")
+        graph.add(size, ir.seq([rest, self._closing(b"]")]), "close")
         return graph.node("close")
 
     def _counted(self, shape: ArrayShape) -> ir.Node:
@@ -329,7 +364,7 @@ class Lowerer:
             self._deadline.check()
             at = todo.pop()
             if at[0] >= shape.low and all(got >= c.low for got, c in zip(at[1:], counts, strict=True)):
-                graph.add(at, _word(b"]"), "close")
+                graph.add(at, self._closing(b"]"), "close")
             if shape.high is not None and at[0] >= shape.high:
                 continue
             for choice in product((False, True), repeat=len(counts)):
@@ -350,7 +385,7 @@ class Lowerer:
                     continue
                 item = self._value(formula)
                 target = tuple(after)
-                graph.add(at, ir.seq([COMMA, item]) if at[0] else item, target)
+                graph.add(at, self._item(at[0], item), target)
                 if target not in seen:
                     seen.add(target)
                     todo.append(target)
@@ -374,13 +409,13 @@ class Lowerer:
         while todo:
             used = todo.pop()
             if len(used) >= shape.low:
-                graph.add(used, _word(b"]"), "close")
+                graph.add(used, self._closing(b"]"), "close")
             if shape.high is not None and len(used) >= shape.high:
                 continue
             for text in sorted(allowed[shape.at(len(used))[0]] - used):
                 target = used | {text}
                 item = ir.words(_spelled(text))
-                graph.add(used, ir.seq([COMMA, item]) if used else item, target)
+                graph.add(used, self._item(len(used), item), target)
                 if target not in seen:
                     seen.add(target)
                     todo.append(target)

@@ -1,7 +1,8 @@
 """The JSON Schema front end (draft 2020-12): every keyword is enforced, or refused by name and place.
 
 Keywords are taken off a schema one by one; what is left over in the end and could forbid a value is an error. With
-`lenient`, what cannot be enforced is dropped instead and reported in `warnings`.
+`lenient`, what cannot be enforced is dropped instead and reported in `warnings`. Keywords and formats that JSON Schema
+does not know say nothing, by its rules; they are reported too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from stemma.backend.grammar import ir
 from stemma.backend.grammar import json_keywords as kw
+from stemma.backend.grammar.json_formats import NO_LIMIT, NUMERIC, PATTERNS
+from stemma.backend.grammar.json_layout import layout_of
 from stemma.backend.grammar.json_lower import Lowerer
 from stemma.backend.grammar.json_numbers import NumberSet, exact, number_texts
 from stemma.backend.grammar.json_refs import Document, refuse_at
@@ -63,6 +66,7 @@ _REFUSED = {
     "divisibleBy": "it belongs to draft 3; write 'multipleOf'",
 }
 _IN_PLACE = frozenset(["allOf", "anyOf", "oneOf", "not", "if", "$ref", "$dynamicRef"])
+MAX_WARNINGS = 64  # that one schema gives
 _ORDER_ONLY = ("minContains", "maxContains", "then", "else", "additionalItems")  # mean nothing by themselves
 
 
@@ -76,21 +80,30 @@ class Lowered(NamedTuple):
     trim: bool = False
 
 
-def read_schema(text: str, deadline: Deadline, *, lenient: bool = False) -> Lowered:
-    """The IR of the JSON texts that the schema allows. ConstraintError names keyword and JSON pointer."""
+def read_schema(text: str, deadline: Deadline, *, lenient: bool = False, whitespace: str | None = None) -> Lowered:
+    """The IR of the JSON texts that the schema allows. ConstraintError names keyword and JSON pointer. The options are
+    those of `Constraint`."""
+    layout = layout_of(whitespace, deadline)
     reader = _Reader(_parse(text), deadline, lenient)
     try:
         root = reader.sub(reader.document.root)
         if reader.is_empty(root):
             raise refuse_at("", "", "no value satisfies it")
-        lowerer = Lowerer(reader, root)
+        lowerer = Lowerer(reader, root, layout)
     except Unsupported as error:
         raise refuse_at("", "", str(error)) from None
     except ConstraintError as error:
         raise error if error.param == "json_schema" else refuse_at("", "", str(error)) from None
     except RecursionError:
         raise refuse_at("", "", "its parts refer to each other too deeply") from None
-    return Lowered(lowerer.root, tuple(lowerer.rules), tuple(dict.fromkeys(reader.warnings)), reader.guessed)
+    return Lowered(lowerer.root, tuple(lowerer.rules), _told(reader.warnings), reader.guessed)
+
+
+def _told(warnings: list[str]) -> tuple[str, ...]:
+    """Each once, and not without end: they go into every answer."""
+    distinct = list(dict.fromkeys(warnings))
+    more = len(distinct) - MAX_WARNINGS
+    return (*distinct[:MAX_WARNINGS], *([f"json_schema: and {more} more"] if more > 0 else []))
 
 
 def _parse(text: str) -> Any:
@@ -133,14 +146,14 @@ class _Reader(Algebra):
     def narrowed(self, values: Values, formula: Formula) -> Values:
         """The intersection. What is known already helps to tell the alternatives of a schema apart."""
         if formula.kind == "and":
-            for part in formula.args:
+            for part in sorted(formula.args, key=lambda part: part.kind == "not"):
                 values = self.narrowed(values, part)
             return values
         if formula.kind == "schema" and values is not self.all:
             number = formula.args[0]
             if not _IN_PLACE.isdisjoint(self._nodes[number]):
                 return self._read_within(number, values)
-        return self.intersection(values, self.values(formula))
+        return super().narrowed(values, formula)
 
     def _read_within(self, number: int, values: Values) -> Values:
         node = self._nodes[number]
@@ -275,8 +288,8 @@ class _Reader(Algebra):
                 continue
             if keyword in _REFUSED:
                 self._attempt(node, keyword, lambda k=keyword: _unsupported(_REFUSED[k]), NO_VALUES)
-            elif self.lenient:
-                self.warnings.append(f"json_schema: {keyword} at {self._pointer(node) or '/'}: not a known keyword")
+            elif not keyword.startswith("x-"):  # OpenAPI's mark of what others add
+                self.warn(node, keyword, "not a known keyword, so it says nothing")
 
     def _with(self, **parts: Any) -> Values:
         """All values, but for one type."""
@@ -310,10 +323,23 @@ class _Reader(Algebra):
             and types is not None
             and "string" not in (types if isinstance(types, list) else [types])
         ):
-            if isinstance(value, str) and value not in kw.PATTERNS and value not in {*kw.NUMERIC, *kw.NO_LIMIT}:
-                raise Unsupported(f"the format {value!r} is not known")
+            self._check_format(node, value)
+            return self.all
+        if keyword == "format" and not self._check_format(node, value):
             return self.all
         return self._with(strings=(kw.string_keyword(keyword, value, self),))
+
+    def _check_format(self, node: dict[str, Any], value: Any) -> bool:
+        """Whether JSON Schema or OpenAPI give the format a meaning."""
+        if value in (*PATTERNS, *NUMERIC, *NO_LIMIT):
+            return True
+        if not isinstance(value, str):
+            raise Unsupported(f"must be a string, got {value!r}")
+        self.warn(node, "format", f"{value!r} is not a known format, so it says nothing; write a 'pattern'")
+        return False
+
+    def warn(self, node: dict[str, Any], keyword: str, problem: str) -> None:
+        self.warnings.append(str(refuse_at(self._pointer(node), keyword, problem)))
 
     def _number(self, node: dict[str, Any], keyword: str) -> Values:
         return self._with(numbers=(kw.number_keyword(keyword, self.take(node, keyword), node),))
@@ -394,14 +420,20 @@ class _Reader(Algebra):
         """For the members and items that no keyword has looked at."""
         formula = self.sub(self.take(node, keyword), keyword)
 
+        contains = self.false
+        if keyword == "unevaluatedItems" and "contains" in node:  # it looks at the items that it finds
+            contains = self.sub(node["contains"], "contains")
+            formula = self.opposite(self.both(self.opposite(formula), self.opposite(contains)))
+
         def narrowed(known: Formula, seen: bool) -> Formula:
             return known if seen else self.both(known, formula)
 
         if keyword == "unevaluatedItems":
             arrays = []
             for a in values.arrays:
-                if any(not seen for _, seen in (*a.prefix, a.rest)) and ("contains" in node or a.counts):
-                    raise Unsupported("together with 'contains' it is not supported")
+                counted = {count.formula for count in a.counts}
+                if any(not seen for _, seen in (*a.prefix, a.rest)) and not counted <= {contains}:
+                    raise Unsupported("together with 'contains' elsewhere it is not supported")
                 prefix = tuple((narrowed(*item), True) for item in a.prefix)
                 arrays.append(ArrayShape(prefix, (narrowed(*a.rest), True), a.low, a.high, a.unique, a.counts))
             return _replaced(values, {"arrays": tuple(arrays)})

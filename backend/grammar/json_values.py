@@ -187,11 +187,13 @@ class Algebra:
         if formula.kind == "not":
             return self.without(self.values(formula.args[0]))
         found = self.all
-        for part in formula.args:
+        for part in sorted(formula.args, key=lambda part: part.kind == "not"):
             found = self.narrowed(found, part)
         return found
 
     def narrowed(self, values: Values, formula: Formula) -> Values:
+        if formula.kind == "not" and values is not self.all:  # of all that it forbids, only what is left matters
+            return self.difference(values, self.values(formula.args[0]))
         return self.intersection(values, self.values(formula))
 
     # -- set operations

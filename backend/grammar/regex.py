@@ -1,9 +1,10 @@
 """The regex front end: a pattern becomes IR.
 
 Python's syntax and meaning, matched against the whole text, with these choices: `\\d` is ASCII, `\\w` and `\\s` are
-Unicode (ASCII under `(?a)`), `^` and `$` are legal only where the text begins and ends (they say nothing new there),
-lazy repeats mean the same as greedy ones, `\\p{L}`, `\\p{Lu}` are general categories. Refused, with the position:
-backreferences, lookaround, word boundaries, atomic groups, and possessive repeats that differ from plain ones.
+Unicode (ASCII under `(?a)`), lazy repeats mean the same as greedy ones, `\\p{L}`, `\\p{Greek}` are categories and
+scripts. Anchors, lookaround, word boundaries and possessive repeats mean what they say, wherever they stand
+(`regex_assert`). Refused, with the position: backreferences, atomic groups, possessive repeats of a group, and
+conditions inside a lookbehind.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from interegular.patterns import (
 
 from stemma.backend.grammar import charset, ir
 from stemma.backend.grammar.limits import MAX_SIZE, Deadline
-from stemma.backend.grammar.regex_scan import FIRST_PLACEHOLDER, Anchor, Atom, Possessive, Scanned, refuse, scan
+from stemma.backend.grammar.regex_assert import Assertions, NeedsContext
+from stemma.backend.grammar.regex_scan import FIRST_PLACEHOLDER, Anchor, Atom, Boundary, Look, Possessive, Scanned, scan
 from stemma.lang.errors import ConstraintError
 
 
@@ -33,7 +35,12 @@ def parse_regex(pattern: str, deadline: Deadline) -> ir.Node:
     scanned = scan(pattern)
     tree = parse_tree(pattern, scanned)
     deadline.check()
-    return checked(pattern, Lowering(pattern, scanned, deadline).pattern(tree, True, True))
+    lowering = Lowering(pattern, scanned, deadline)
+    try:
+        node = lowering.pattern(tree, True, True)
+    except NeedsContext:
+        node = lowering.conditional(tree, search=False)
+    return checked(pattern, node)
 
 
 def parse_tree(pattern: str, scanned: Scanned) -> Pattern:
@@ -59,10 +66,17 @@ def checked(pattern: str, node: ir.Node) -> ir.Node:
 class Lowering:
     """From the parser's tree to IR. `first` (`last`): nothing but empty text can stand before (behind) this part."""
 
-    def __init__(self, pattern: str, scanned: Scanned, deadline: Deadline) -> None:
+    def __init__(self, pattern: str, scanned: Scanned, deadline: Deadline, *, ecma: bool = False) -> None:
         self.source = pattern
         self._atoms = scanned.atoms
         self._deadline = deadline
+        self._ecma = ecma
+
+    def conditional(self, tree: Pattern, *, search: bool) -> ir.Node:
+        """The whole pattern, where some part of it asks what stands around it."""
+        plain = lambda part: self.part(part, False, False)  # noqa: E731
+        machine = Assertions(self.source, self._atoms, plain, self._deadline, search=search, ecma=self._ecma)
+        return machine.node(tree)
 
     def pattern(self, tree: Pattern, first: bool, last: bool) -> ir.Node:
         return ir.alt([self._row(option, first, last) for option in tree.options])
@@ -87,8 +101,7 @@ class Lowering:
             if isinstance(atom, Possessive) and (
                 (nullable and not last) or charset.overlap(atom.ranges, charset.ranges(following))
             ):
-                problem = "this possessive repeat takes what the rest may need; write it without the last '+'"
-                refuse(self.source, atom.position, problem)
+                raise NeedsContext
             first = ir.first_characters(node)
             following = charset.ranges([*first, *following]) if node.nullable else first
             nullable = nullable and node.nullable
@@ -108,12 +121,12 @@ class Lowering:
         atom = self.atom(tree)
         if isinstance(atom, Possessive):
             return ir.repeat(ir.chars(atom.ranges), atom.low, atom.high)
+        if isinstance(atom, Look | Boundary):
+            raise NeedsContext
         if not isinstance(atom, Anchor):
             return ir.words([atom]) if isinstance(atom, bytes) else ir.chars(atom)
         if not (first if atom.start else last):
-            place = "start" if atom.start else "end"
-            problem = f"an anchor can only stand at the {place} of the text; the whole text is matched anyway"
-            refuse(self.source, atom.position, problem)
+            raise NeedsContext
         return ir.EMPTY
 
     def only_anchors(self, tree: Any) -> bool:

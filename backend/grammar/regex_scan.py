@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from stemma.backend.grammar import charset, limits
 from stemma.backend.grammar.charset import Ranges
+from stemma.backend.grammar.unicode_classes import property_named
 from stemma.lang.errors import ConstraintError
 
 FIRST_PLACEHOLDER = 0xF0000
@@ -24,22 +25,54 @@ _FLAGS = re.compile(r"\?([a-zA-Z]*)(-[a-zA-Z]*)?([:)])")
 _SIMPLE = {"n": 10, "r": 13, "t": 9, "f": 12, "v": 11, "a": 7}
 _NAMED_CLASSES = "dDwWsSpP"
 _REFUSED_GROUPS = (
-    ("?<=", "lookbehind '(?<=…)'"),
-    ("?<!", "negative lookbehind '(?<!…)'"),
-    ("?=", "lookahead '(?=…)'"),
-    ("?!", "negative lookahead '(?!…)'"),
     ("?>", "atomic group '(?>…)'"),
     ("?P=", "backreference '(?P=…)'"),
     ("?(", "conditional group '(?(…)…)'"),
 )
 
 
+_LOOKS = {"?=": (True, False), "?!": (True, True), "?<=": (False, False), "?<!": (False, True)}
+
+
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A place where `^` (start) or `$` (end) was asked for, at `position` in the pattern."""
+    """A place where `^` (start) or `$` (end) was asked for, at `position` in the pattern. `lines`: of a line, not of
+    the text. `strict`: `\\Z`, which allows no line feed behind itself."""
 
     start: bool
     position: int
+    lines: bool = False
+    strict: bool = False
+
+    @property
+    def name(self) -> str:
+        return "an anchor"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What follows in its group is to be found ahead of (or behind) this place, or not to be found if `negative`."""
+
+    ahead: bool
+    negative: bool
+    position: int
+
+    @property
+    def name(self) -> str:
+        return "lookahead" if self.ahead else "lookbehind"
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """`\\b`: a character of `word` on one side of this place only; `negated`: `\\B`."""
+
+    word: Ranges
+    negated: bool
+    position: int
+
+    @property
+    def name(self) -> str:
+        return "a word boundary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +85,7 @@ class Possessive:
     position: int
 
 
-Atom = Ranges | bytes | Anchor | Possessive
+Atom = Ranges | bytes | Anchor | Possessive | Look | Boundary
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +130,8 @@ class _Scanner:
     ecma: bool = False
     at: int = 0
     flags: frozenset[str] = frozenset()
-    groups: list[tuple[int, frozenset[str]]] = field(default_factory=list)  # where each open group began; outer flags
+    # where each open group began, the flags outside, and what closes it
+    groups: list[tuple[int, frozenset[str], str]] = field(default_factory=list)
     out: list[str] = field(default_factory=list)
     literal: list[str] = field(default_factory=list)  # a run of plain characters, not yet written
     atoms: list[Atom] = field(default_factory=list)
@@ -128,7 +162,7 @@ class _Scanner:
             self._refuse(start, f"nothing to repeat before {char!r}; write '\\{char}' for the character")
         elif char in "^$":
             self.at += 1
-            self._emit(Anchor(char == "^", start), start)
+            self._emit(Anchor(char == "^", start, lines="m" in self.flags), start)
         else:
             self._emit(self._atom(), start)
 
@@ -147,7 +181,10 @@ class _Scanner:
                 self._refuse(start, "this comment is never closed; add ')'")
             self.at = end + 1
             return
-        if named := _NAMED.match(self.pattern, self.at):
+        look = next((prefix for prefix in _LOOKS if self.pattern.startswith(prefix, self.at)), None)
+        if look is not None:
+            self.at += len(look)
+        elif named := _NAMED.match(self.pattern, self.at):
             self.at = named.end()
         elif given := _FLAGS.match(self.pattern, self.at):
             self.at = given.end()
@@ -161,9 +198,9 @@ class _Scanner:
             self._refuse(start, "unknown kind of group")
         if len(self.groups) >= limits.MAX_DEPTH:
             self._refuse(start, f"groups are nested more than {limits.MAX_DEPTH} deep")
-        self.groups.append((start, self.flags))
+        self.groups.append((start, self.flags, ")" if look is None else "))"))
         self.flags = flags
-        self._write("(")
+        self._write("(" if look is None else f"({self._placeholder(Look(*_LOOKS[look], start), start)}(")
 
     def _with_flags(self, start: int, given: re.Match[str]) -> frozenset[str]:
         added, removed = given[1], (given[2] or "")[1:]
@@ -178,9 +215,11 @@ class _Scanner:
     def _close(self) -> None:
         if not self.groups:
             self._refuse(self.at, "unbalanced ')'; write '\\)' for the character")
-        self._write(")")
+        _, self.flags, closing = self.groups.pop()
+        self._write(closing)
         self.at += 1
-        self.flags = self.groups.pop()[1]
+        if closing == "))" and _QUANTIFIER.match(self.pattern, self.at):
+            self._refuse(self.at, "lookahead and lookbehind cannot be repeated")
         bounds, mode = self._quantifier()
         if mode == "+":
             self._refuse(self.at - 1, "possessive repeats are supported for a single character or class only")
@@ -209,10 +248,10 @@ class _Scanner:
 
     # -- atoms
 
-    def _emit(self, atom: Ranges | Anchor, start: int) -> None:
-        if isinstance(atom, Anchor):
+    def _emit(self, atom: Ranges | Anchor | Boundary, start: int) -> None:
+        if isinstance(atom, Anchor | Boundary):
             if _QUANTIFIER.match(self.pattern, self.at):
-                self._refuse(self.at, "an anchor cannot be repeated")
+                self._refuse(self.at, f"{atom.name} cannot be repeated")
             self._write(self._placeholder(atom, start))
             return
         bounds, mode = self._quantifier()
@@ -242,7 +281,7 @@ class _Scanner:
             self.literal.clear()
             self.out.append(self._placeholder(run, self.at))
 
-    def _atom(self) -> Ranges | Anchor:
+    def _atom(self) -> Ranges | Anchor | Boundary:
         start, char = self.at, self.pattern[self.at]
         self.at += 1
         if char == ".":
@@ -253,7 +292,10 @@ class _Scanner:
             following = self.pattern[self.at : self.at + 1]
             if following in ("A", "Z", "z") and following:
                 self.at += 1
-                return Anchor(following == "A", start)
+                return Anchor(following == "A", start, strict=True)
+            if following in ("b", "B") and following:
+                self.at += 1
+                return Boundary(self._named_class("w", start), following == "B", start)
             return self._fold(self._escape(start, inside=False))
         return self._fold(self._point(ord(char), start))
 
@@ -319,10 +361,11 @@ class _Scanner:
             return self._octal(start, inside)
         if char == "b" and inside:
             return self._point(8, start)
+        if char == "c" and (letter := self.pattern[self.at : self.at + 1]).isascii() and letter.isalpha():
+            self.at += 1  # JavaScript's control characters
+            return self._point(ord(letter) & 31, start)
         if char == "N":
             return self._named_character(start)
-        if char in "bB":
-            self._refuse(start, f"word boundaries ('\\{char}') are not supported; write what may stand there")
         if char.isascii() and char.isalpha():
             self._refuse(start, f"unknown escape '\\{char}'")
         return self._point(ord(char), start)
@@ -341,12 +384,16 @@ class _Scanner:
         return charset.complement(of) if char.isupper() else of
 
     def _category(self, start: int) -> Ranges:
-        found = re.compile(r"\{(\w+)\}|([A-Z])").match(self.pattern, self.at)
-        of = charset.of_category(found[1] or found[2]) if found else None
-        if found is None or of is None:
-            self._refuse(start, "only Unicode general categories are supported here, such as \\p{L} or \\p{Lu}")
+        found = re.compile(r"\{(\^?)([^{}]*)\}|([A-Za-z])").match(self.pattern, self.at)
+        if found is None:
+            self._refuse(start, "this class needs a name, such as \\p{Lu} or \\p{Greek}")
+        name = found[2] or found[3] or ""
+        of = property_named(name)
+        if of is None:
+            known = "categories (\\p{Lu}), scripts (\\p{Greek}), \\p{Any}, \\p{ASCII} and \\p{Assigned} are"
+            self._refuse(start, f"the Unicode property {name!r} is not known or not supported; {known}")
         self.at = found.end()
-        return of
+        return charset.complement(of) if found[1] else of
 
     def _hexadecimal(self, start: int, digits: int) -> Ranges:
         point = self._hex_digits(digits)

@@ -1,8 +1,8 @@
 """Patterns that are searched for, as JSON Schema's are: a text matches when some part of it does.
 
 That is the language "anything, a match, anything" of whole texts, where an anchor takes the "anything" on its side
-away. Anchors may stand anywhere at the edge of an alternative; lookahead right behind a leading `^`, positive or
-negative, is a second condition on the same text.
+away; lookahead right behind a leading `^`, positive or negative, is a second condition on the same text. What asks for
+its surroundings in other places is left to `regex_assert`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from interegular.patterns import Pattern, _CharGroup, _Concatenation, _Repeated
 from stemma.backend.grammar import charset, ir
 from stemma.backend.grammar.limits import Deadline
 from stemma.backend.grammar.regex import Lowering, checked, parse_tree
-from stemma.backend.grammar.regex_scan import Anchor, refuse, scan
+from stemma.backend.grammar.regex_assert import NeedsContext
+from stemma.backend.grammar.regex_scan import Anchor, scan
 
 ANYTHING = ir.repeat(ir.chars(charset.ALL), 0, None)
 
@@ -25,13 +26,19 @@ def parse_search(pattern: str, deadline: Deadline) -> ir.Node:
     scanned = scan(pattern, ecma=True)
     tree = parse_tree(pattern, scanned)
     deadline.check()
-    return checked(pattern, _Search(pattern, scanned, deadline).search([tree], True, True))
+    lowering = _Search(pattern, scanned, deadline, ecma=True)
+    try:
+        node = lowering.search([tree], True, True)
+    except NeedsContext:
+        node = lowering.conditional(tree, search=True)
+    return checked(pattern, node)
 
 
 def parse_whole(pattern: str, deadline: Deadline) -> ir.Node:
     """The texts that the pattern matches as a whole, in the same dialect."""
     scanned = scan(pattern, ecma=True)
-    return checked(pattern, Lowering(pattern, scanned, deadline).pattern(parse_tree(pattern, scanned), True, True))
+    lowering = Lowering(pattern, scanned, deadline, ecma=True)
+    return checked(pattern, lowering.pattern(parse_tree(pattern, scanned), True, True))
 
 
 def split_lookahead(pattern: str) -> tuple[str, list[tuple[bool, str]]]:
@@ -116,10 +123,12 @@ class _Search(Lowering):
             return [[option] for option in part.options]
         if isinstance(part, _Repeated) and part.max == 1:
             return [[part.base]] + ([[]] if part.min == 0 else [])
-        refuse(self.source, 0, "an anchor inside a repeated part is not supported")
+        raise NeedsContext
 
     def _is_anchor(self, part: Any, start: bool) -> bool:
         atom = self.atom(part) if isinstance(part, _CharGroup) else None
+        if isinstance(atom, Anchor) and atom.lines:
+            raise NeedsContext
         return isinstance(atom, Anchor) and atom.start == start
 
     def _has_anchor(self, part: Any, start: bool) -> bool:

@@ -30,10 +30,12 @@ class Tag:
     end: str
 
 
-def parse_structural_tag(text: str, deadline: Deadline, *, lenient: bool = False) -> Lowered:
-    """The IR of the texts that the tags allow. ConstraintError names the field; `lenient` is for the schemas."""
+def parse_structural_tag(
+    text: str, deadline: Deadline, *, lenient: bool = False, whitespace: str | None = None
+) -> Lowered:
+    """The IR of the texts that the tags allow. ConstraintError names the field; the options are for the schemas."""
     tags, triggers = _read(text)
-    rules = _Rules(deadline, lenient)
+    rules = _Rules(deadline, lenient, whitespace)
     after = {trigger: _tags_after(trigger, tags, rules) for trigger in triggers}
     node = _free_text(triggers, after, deadline)
     size = node.size + sum(rule.size for rule in rules.rules)
@@ -118,6 +120,7 @@ class _Rules:
 
     deadline: Deadline
     lenient: bool
+    whitespace: str | None
     rules: list[ir.Node] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     trim: bool = False
@@ -127,7 +130,7 @@ class _Rules:
         if text in self.known:
             return self.known[text]
         try:
-            lowered = read_schema(text, self.deadline, lenient=self.lenient)
+            lowered = read_schema(text, self.deadline, lenient=self.lenient, whitespace=self.whitespace)
         except ConstraintError as error:
             if error.param == self.deadline.what:  # the time is up
                 raise

@@ -316,6 +316,7 @@ class Graph:
             return
         try:
             work.matcher = made.matcher()
+            work.warnings = getattr(made, "warnings", ())  # other engines' grammars have none
             work.mask = work.matcher.mask()
         except StemmaError as error:
             self.fail(branch, error)

@@ -175,6 +175,8 @@ class Output:
             "e2e_latency": now - work.t_start,
             "num_retractions": work.retractions,
         }
+        if work.warnings:
+            meta["constraint_warnings"] = list(work.warnings)
         if work.logprobs is not None:
             meta.update(_logprob_lists(work, ids))
         return meta

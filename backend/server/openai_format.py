@@ -214,9 +214,11 @@ def _response_format(value: Any) -> dict[str, Any]:
     if kind == "json_schema":
         inner = value.get("json_schema")
         schema = inner.get("schema") if isinstance(inner, Mapping) else None
-        if not isinstance(schema, (Mapping, bool)):
+        if not isinstance(inner, Mapping) or not isinstance(schema, (Mapping, bool)):
             raise RequestError("response_format.json_schema.schema must be an object", param="response_format")
-        return {"json_schema": msgspec.json.encode(schema).decode()}
+        # Without `strict` the schema is followed as far as it can be, and the answer says what was dropped of it.
+        strict = check_flag("response_format.json_schema.strict", inner.get("strict"), False)
+        return {"json_schema": msgspec.json.encode(schema).decode(), "lenient": not strict}
     if kind == "structural_tag":
         return {"structural_tag": msgspec.json.encode(value).decode()}
     raise RequestError(
@@ -310,9 +312,11 @@ def openai_error(error: BaseException, status: int) -> dict[str, Any]:
 
 
 def finish(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """`finish_reason` and `matched_stop` of a choice."""
+    """`finish_reason` and `matched_stop` of a choice, and `constraint_warnings` where there are any."""
     reason = meta.get("finish_reason") or {}
-    return {"finish_reason": reason.get("type"), "matched_stop": reason.get("matched")}
+    warnings = meta.get("constraint_warnings")
+    told = {"constraint_warnings": warnings} if warnings else {}
+    return {"finish_reason": reason.get("type"), "matched_stop": reason.get("matched"), **told}
 
 
 def usage(items: Sequence[Mapping[str, Any]], n: int, cache_report: bool) -> dict[str, Any]:

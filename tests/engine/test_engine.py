@@ -95,6 +95,25 @@ def test_a_json_schema_holds(engine: Engine):
         assert result["meta_info"]["forced_tokens"] > 0
 
 
+def test_what_a_schema_says_in_vain_is_in_the_answer(engine: Engine):
+    schema = {"type": "object", "properties": {"a": {"enum": [1], "pattern": r"(.)\1"}}, "required": ["a"], "shy": 1}
+    params = {"temperature": 0.0, "max_new_tokens": 60, "json_schema": json.dumps(schema), "lenient": True}
+    result = engine.generate("go", params)
+    first, second = sorted(result["meta_info"]["constraint_warnings"])
+    assert "pattern at /properties/a" in first and "shy at /" in second
+    with pytest.raises(ConstraintError, match="backreferences"):
+        engine.generate("go", {**params, "lenient": False})
+    plain = engine.generate("go", {**params, "json_schema": '{"type": "null"}'})
+    assert "constraint_warnings" not in plain["meta_info"]
+
+
+def test_a_whitespace_policy_holds(engine: Engine):
+    schema = {"type": "array", "items": {"const": 1}, "minItems": 2, "maxItems": 2}
+    params = {"temperature": 0.0, "max_new_tokens": 60, "json_schema": json.dumps(schema)}
+    assert engine.generate("go", {**params, "whitespace": "compact"})["text"] == "[1,1]"
+    assert engine.generate("go", {**params, "whitespace": " "})["text"] == "[ 1 , 1 ]"
+
+
 def test_an_ebnf_grammar_holds(engine: Engine):
     for seed in range(3):
         params = {"temperature": 1.0, "seed": seed, "max_new_tokens": 60, "ebnf": 'root ::= "(" root? ")" | [0-9]'}

@@ -16,6 +16,7 @@ GRAMMARS = [
     ('start: WORD ("," WORD)*\nWORD: /[ab]{1,2}/', "ab,"),
     ('start: (A | B)~2..3 "."?\nA: "x"i\nB: "xy"', "xXy."),
     ('start: pair+\npair: "[" [start] "]"', "[]"),
+    ('start: _sep{A, ","} | "<" _sep{b, "-"} ">"\n_sep{x, by}: x (by x)*\nA: "a"\nb: "b" | A A', "ab,-<>"),
     ('?start: x | y\nx: "p" "q"* -> one\n!y: "q"+ "p"', "pq"),
 ]
 

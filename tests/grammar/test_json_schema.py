@@ -230,6 +230,48 @@ TABLE: dict[str, tuple[Any, list[Any], list[Any]]] = {
         [None],
         [1],
     ),
+    "not all members": (
+        {"type": "object", "properties": {"n": LEAF}, "not": {"additionalProperties": {"type": "string"}}},
+        [{"x": 1}, {"n": 1, "x": "a", "y": 2}, {"n": 1, "x": None}],
+        [{}, {"x": "a"}, {"n": "b", "x": 1}, {"x": "a", "y": "b"}],
+    ),
+    "not all keys": (
+        {"type": "object", "not": {"propertyNames": {"pattern": "^a"}}},
+        [{"b": 1}, {"a": 1, "b": 1}, {"b": 1}],
+        [{}, {"a": 1}, {"ab": 1, "a": 2}],
+    ),
+    "contains beside unevaluatedItems": (
+        {"prefixItems": [{}], "contains": {"type": "string"}, "unevaluatedItems": {"type": "null"}},
+        [["a"], [1, "a"], [1, None, "b"], "x"],
+        [[1, 2, "a"], [1], [], [None, None]],
+    ),
+    "oneOf of objects that recurse": (
+        {
+            "$defs": {
+                "v": {
+                    "oneOf": [
+                        {"type": "string"},
+                        {
+                            "type": "object",
+                            "properties": {"ref": LEAF},
+                            "required": ["ref"],
+                            "additionalProperties": False,
+                        },
+                        {
+                            "type": "object",
+                            "patternProperties": {"^...?$": {"$ref": "#/$defs/v"}},
+                            "additionalProperties": False,
+                            "minProperties": 1,
+                            "not": {"required": ["ios"]},
+                        },
+                    ]
+                }
+            },
+            "$ref": "#/$defs/v",
+        },
+        ["a", {"abc": {"de": "f"}}, {"ref": {"ab": "x"}}, {"ref": 1}, {"ref": "x"}],
+        [{"ios": "a"}, {}, {"abcd": "x"}, {"ab": {"ref": None}}],
+    ),
     "keywords that JSON Schema does not know": ({"type": "null", "x-order": 1}, [None], [1]),
     "duplicate keywords": ({"a": 1, "maximum": 5, "type": "integer"}, [5], [6]),
 }
@@ -268,6 +310,7 @@ FORMATS = {
     "uri-reference": (["", "/a", "#f", "../x", "http://a"], ["\\a", "a b", "#a#b"]),
     "json-pointer": (["", "/a/b~0", "/"], ["a", "/~2"]),
     "regex": (["^a{1,20}(b|[^a-z]+)*$", "", "\\d+?"], ["(", "*a", "\\", "[", "a)", "a**", "[z-a]", "a{3,2}"]),
+    "uri-template": (["", "/a/{b}", "{+x:3,y*}{?q%20z,r.s}é"], ["{", "}", "{}", "{a b}", "{a:0}", "{=a}", "a b", "%2"]),
     "relative-json-pointer": (["0", "1/a", "2#"], ["/a", "01/a", "-1"]),
 }
 

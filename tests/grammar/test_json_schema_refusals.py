@@ -14,15 +14,15 @@ from stemma.lang.errors import ConstraintError
 from stemma.lang.params import Constraint
 
 REFUSED: list[tuple[Any, str]] = [
-    ({"properties": {"a": {"format": "uri-template"}}}, "format at /properties/a"),
-    ({"items": {"format": "made-up"}}, "format at /items"),
+    ({"properties": {"a": {"format": 3}}}, "format at /properties/a"),
     ({"$ref": "http://example.org/x.json"}, "[$]ref at /"),
     ({"$ref": "#/$defs/none"}, "[$]ref at /"),
     ({"$ref": "#"}, "without end"),
     ({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}, "without end"),
     ({"type": "array", "uniqueItems": True}, "uniqueItems"),
     ({"properties": {"a/b": {"pattern": r"(a)\1"}}}, "pattern at /properties/a~1b.*backreferences"),
-    ({"pattern": "a(?=b)c"}, "pattern at /"),
+    ({"pattern": "a(?=b)c"}, "matches nothing"),
+    ({"pattern": "(?>a)b"}, "pattern at /.*atomic"),
     ({"type": "strnig"}, "type at /: unknown type 'strnig'"),
     ({"minLength": -1}, "minLength at /"),
     ({"multipleOf": 0}, "multipleOf at /"),
@@ -33,7 +33,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"disallow": "string"}, "disallow at /"),
     ({"extends": {}}, "extends at /"),
     ({"$recursiveRef": "#"}, "[$]recursiveRef at /"),
-    ({"contains": {"minimum": 3}, "unevaluatedItems": False}, "unevaluatedItems at /"),
+    ({"allOf": [{"contains": {"minimum": 3}}], "unevaluatedItems": False}, "unevaluatedItems at /"),
     (False, "no value"),
     ({"type": "integer", "minimum": 3, "maximum": 2}, "no value"),
     ({"allOf": [{"type": "string"}, {"type": "null"}]}, "no value"),
@@ -55,11 +55,22 @@ def test_what_is_no_schema_is_refused(text: str) -> None:
         matches(Constraint("json_schema", text), "")
 
 
+def test_what_json_schema_does_not_know_says_nothing_and_is_reported(world) -> None:
+    schema = {"items": {"format": "made-up", "minLenght": 3}, "x-mine": 1, "title": "t"}
+    grammar = world.schema(schema)
+    assert grammar.warnings == (
+        "json_schema: format at /items: 'made-up' is not a known format, so it says nothing; write a 'pattern'",
+        "json_schema: minLenght at /items: not a known keyword, so it says nothing",
+    )
+    many = world.schema({f"odd{i}": 1 for i in range(100)}).warnings
+    assert len(many) == 65 and many[-1] == "json_schema: and 36 more"
+
+
 def test_lenient_drops_and_says_so(world) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "string", "format": "made-up"}}, "x-mine": 1}
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": r"(.)\1"}}, "mine": 1}
     grammar = world.schema(schema, lenient=True)
-    assert any("format at /properties/a" in warning for warning in grammar.warnings)
-    assert any("x-mine at /" in warning for warning in grammar.warnings)
+    assert any("pattern at /properties/a" in warning for warning in grammar.warnings)
+    assert any("mine at /" in warning for warning in grammar.warnings)
     matcher = grammar.matcher()
     for token in world.bpe.encode('{"a": "anything"}'):
         assert matcher.accept(token)

@@ -54,6 +54,18 @@ def peer(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def test_a_peer_refuses_the_options_that_it_has_not(peer: str, tokenizer: Vocabulary) -> None:
+    compile = backend_named(peer).compile
+    compile(Constraint("json_schema", "{}", whitespace="any"), tokenizer)
+    for constraint in (
+        Constraint("json_schema", "{}", lenient=True),
+        Constraint("json_schema", "{}", whitespace="[ ]?"),
+        Constraint("structural_tag", json.dumps(TAGS), whitespace="any"),
+    ):
+        with pytest.raises(ConstraintError, match=r"lenient|whitespace"):
+            compile(constraint, tokenizer)
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model: Path) -> Vocabulary:
     return load_vocabulary(tiny_model)

@@ -77,6 +77,10 @@ def test_empty_text_is_nothing_and_lists_are_flattened():
         ({"json_schema": "{", "name": "x"}, "json_schema", "must be JSON"),
         ({"json_schema": {"a": object()}}, "json_schema", "must be JSON"),
         ({"regex": 5}, "regex", "must be a string, got 5"),
+        ({"regex": "a", "lenient": True}, "lenient", "not for regex"),
+        ({"whitespace": "any"}, "whitespace", "needs json_schema"),
+        ({"json_schema": {}, "whitespace": ""}, "whitespace", "must be"),
+        ({"json_schema": {}, "lenient": 1}, "lenient", "must be true or false, got 1"),
         ({"dtype": int, "type": int}, "type", "mean the same"),
         ({"type": list}, "type", "got <class 'list'>"),
         ({"choices_method": greedy_token_selection}, "choices_method", "needs choices"),
@@ -111,6 +115,9 @@ def test_n_of_one_is_fine():
         ({"json_schema": ' {"type":"object"}'}, Constraint("json_schema", '{"type": "object"}')),
         ({"ebnf": "root ::= 'a'"}, Constraint("ebnf", "root ::= 'a'")),
         ({"structural_tag": {"a": 1}}, Constraint("structural_tag", '{"a": 1}')),
+        ({"json_schema": True, "lenient": True}, Constraint("json_schema", "true", lenient=True)),
+        ({"json_schema": {}, "whitespace": "any"}, Constraint("json_schema", "{}", whitespace="any")),
+        ({"regex": "a", "lenient": False}, Constraint("regex", "a")),
     ],
 )
 def test_each_constraint_reaches_the_node(options, constraint):

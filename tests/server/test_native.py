@@ -67,6 +67,13 @@ def test_parameters_reach_the_engine(site):
     assert gen.constraint == {"kind": "json_schema", "value": "{}"} and gen.logprobs.start == 0
 
 
+def test_options_of_a_constraint_reach_the_engine(site):
+    params = {"json_schema": "{}", "lenient": True, "whitespace": "any", "max_new_tokens": 3}
+    site.post("/generate", {"text": "echo a", "sampling_params": params})
+    gen = site.engine.deltas[0].branches[0].nodes[1]
+    assert gen.constraint == {"kind": "json_schema", "value": "{}", "lenient": True, "whitespace": "any"}
+
+
 @pytest.mark.parametrize("prompt", ["refuse", "boom"])
 def test_engine_errors_are_400_with_the_reason(site, prompt):
     response = site.post("/generate", {"text": prompt})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from stemma.backend.messages import IdsNode, RoleBeginNode, RoleEndNode, TextNode
-from stemma.backend.server.openai_format import UNSUPPORTED_CHAT, UNSUPPORTED_COMPLETION
+from stemma.backend.server.openai_format import UNSUPPORTED_CHAT, UNSUPPORTED_COMPLETION, finish
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
@@ -85,8 +85,8 @@ def test_completion_defaults(site):
     [
         ({"regex": "a+"}, "regex", "a+"),
         ({"response_format": {"type": "json_object"}}, "json_schema", '{"type": "object"}'),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"a": 1}}}}, "json_schema",
-         '{"a":1}'),
+        ({"response_format": {"type": "json_schema", "json_schema": {"strict": True, "schema": {"a": 1}}}},
+         "json_schema", '{"a":1}'),
         ({"response_format": {"type": "structural_tag", "structures": [], "triggers": []}}, "structural_tag",
          '{"type":"structural_tag","structures":[],"triggers":[]}'),
     ],
@@ -95,6 +95,18 @@ def test_constraints(site, fields, kind, value):
     for path, body in ((CHAT, chat(**fields)), (TEXT, prompt(**fields))):
         assert site.post(path, body).status_code == 200
         assert gen_of(site).constraint == {"kind": kind, "value": value}
+
+
+@pytest.mark.parametrize("strict", [None, False])
+def test_without_strict_a_schema_is_followed_as_far_as_it_can_be(site, strict):
+    given = {"type": "json_schema", "json_schema": {"name": "n", "schema": {}, "strict": strict}}
+    site.post(CHAT, chat(response_format=given))
+    assert gen_of(site).constraint == {"kind": "json_schema", "value": "{}", "lenient": True}
+
+
+def test_warnings_are_in_the_choice():
+    assert "constraint_warnings" not in finish({"finish_reason": {"type": "stop"}})
+    assert finish({"constraint_warnings": ["w"]})["constraint_warnings"] == ["w"]
 
 
 def test_response_format_text_is_no_constraint(site):
@@ -207,6 +219,7 @@ BAD_CHAT = [
     (chat(logit_bias={"x": 1}), "logit_bias keys must be token ids"),
     (chat(response_format={"type": "xml"}), "response_format.type must be"),
     (chat(response_format={"type": "json_schema"}), "response_format.json_schema.schema must be"),
+    (chat(response_format={"type": "json_schema", "json_schema": {"schema": {}, "strict": 1}}), "strict must be true"),
     (chat(response_format={"type": "json_object"}, regex="a"), "Only one of regex, json_schema, or ebnf can be set."),
     (chat(user=3), "user must be a string"),
     (chat(n=0), "n must be an integer"),

@@ -144,6 +144,20 @@ def test_the_exact_message_of_two_constraints():
         parse(text="a", sampling_params={"regex": "a", "ebnf": "root ::= 'a'"})
 
 
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"lenient": True}, "lenient=True needs json_schema"),
+        ({"whitespace": "any", "regex": "a"}, "whitespace='any' is for json_schema"),
+        ({"lenient": "yes", "json_schema": "{}"}, "lenient must be true or false, got 'yes'"),
+    ],
+)
+def test_options_need_a_constraint_that_has_them(params, message):
+    with pytest.raises(RequestError, match=message):
+        parse(text="a", sampling_params=params)
+    parse(text="a", sampling_params={"lenient": False, "whitespace": None})
+
+
 @pytest.mark.parametrize("field", UNSUPPORTED)
 def test_unsupported_fields_are_refused_by_name_but_may_be_null(field):
     parse(text="a", **{field: None})

@@ -17,6 +17,7 @@ from stemma.backend.grammar.adapters.peer import (
     PeerVocabulary,
     Row,
     import_peer,
+    native_options,
     peer_vocabulary,
     refusal,
     utf8,
@@ -34,10 +35,13 @@ def compile_constraint(
 ) -> LlguidanceGrammar:
     """Compile with llguidance; ConstraintError carries its words. `narrow`: see `adapters.backend_named`.
 
-    `whitespace=False` allows none between the parts of JSON; with True it is free, as llguidance has it.
+    `whitespace=False` allows none between the parts of JSON; with True it is free, as llguidance has it. So do the
+    constraint's policies "compact" and "any", which is not bounded here.
     """
     peer = import_peer(PACKAGE)
     utf8(constraint)
+    native_options(constraint, PACKAGE, ("any", "compact") if constraint.kind == "json_schema" else ())
+    whitespace = whitespace if constraint.whitespace is None else constraint.whitespace == "any"
     tokenizer = _tokenizer(vocab)
     try:
         matcher = peer.LLMatcher(tokenizer, _grammar_text(peer, constraint, whitespace), log_level=0)

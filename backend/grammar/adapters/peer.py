@@ -64,6 +64,18 @@ def utf8(constraint: Constraint) -> None:
             ) from None
 
 
+def native_options(constraint: Constraint, package: str, known: tuple[str, ...] = ()) -> None:
+    """Raises ConstraintError for an option that only the native engine has; `known` are the white space policies that
+    the peer has too."""
+    if constraint.lenient:
+        raise ConstraintError(
+            f"lenient is an option of the native engine; {package} does not say what it drops", param="lenient"
+        )
+    if constraint.whitespace is not None and constraint.whitespace not in known:
+        given, have = constraint.whitespace, " and ".join(map(repr, known)) or "none"
+        raise ConstraintError(f"{package} has not the whitespace policy {given!r}; it has {have}", param="whitespace")
+
+
 class PeerVocabulary:
     """A vocabulary as the peers want it: exactly `size` tokens, b"" for what no text may match."""
 

@@ -21,6 +21,7 @@ from stemma.backend.grammar.adapters.peer import (
     PeerVocabulary,
     Row,
     import_peer,
+    native_options,
     peer_vocabulary,
     refusal,
     utf8,
@@ -45,6 +46,7 @@ def compile_constraint(
     """
     import_peer(PACKAGE)
     utf8(constraint)
+    native_options(constraint, PACKAGE, ("any",) if constraint.kind == "json_schema" else ())
     compiler = _compiler(vocab)
     try:
         compiled = _compile(compiler, constraint, max_whitespace)
