@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -177,7 +177,7 @@ def test_async_programs_call_each_other_inline():
     @function
     async def outer(s: AsyncProgramState):
         plain(s)
-        first = await inner(s, "one ", temperature=0.5)
+        first = await cast(Any, inner)(s, "one ", temperature=0.5)
         state = await inner.arun("alone ")
         return first, state["x"], await s.text()
 
@@ -208,7 +208,7 @@ def test_async_programs_call_each_other_inline():
 
     @function
     async def hurried(s: AsyncProgramState):
-        await inner(s, "x", timeout=3)
+        await cast(Any, inner)(s, "x", timeout=3)
 
     with pytest.raises(RequestError, match=r"timeout=3 is of a whole run"):
         hurried.run(backend=endpoint)
