@@ -20,6 +20,11 @@ MAX_TEXT = 4_000_000  # characters of one JSON schema
 MAX_PRODUCT = 20_000  # states of intersected and complemented patterns
 MAX_PUSHES = 20_000  # calls entered without reading a byte
 TIME_LIMIT = 2.0  # seconds for one compilation
+MEMORY_LIMIT = 512 << 20  # bytes that a compiling process may hold
+MAX_FLAT = 8 << 20  # bytes of one automaton as arrays
+MAX_VALUE = 16 << 20  # bytes of a constraint that is looked at at all
+
+SMALLER = "make it smaller: lower its repeat counts, use fewer alternatives, or split it over several generations"
 
 
 @dataclass(slots=True)
@@ -33,8 +38,12 @@ class Deadline:
     def __post_init__(self) -> None:
         self.until = time.monotonic() + self.seconds
 
+    @property
+    def over(self) -> bool:
+        return time.monotonic() > self.until
+
     def check(self) -> None:
-        if time.monotonic() > self.until:
+        if self.over:
             raise ConstraintError(
-                f"{self.what} took longer than {self.seconds:g} s to compile; make it smaller", param=self.what
+                f"{self.what} took longer than {self.seconds:g} s to compile; {SMALLER}", param=self.what
             )
