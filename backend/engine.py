@@ -20,6 +20,7 @@ from typing import Any
 
 from stemma.backend.config import EngineConfig
 from stemma.backend.grammar.base import Grammar
+from stemma.backend.grammar.give_way import collect_all, set_aside
 from stemma.backend.grammar.service import GrammarService
 from stemma.backend.messages import GraphDelta, parse_delta
 from stemma.backend.requests import Collector, GenerateRequest
@@ -103,6 +104,7 @@ class Engine:
         self._inbox: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._dead: EngineDeadError | None = None
+        set_aside()
         self._thread = threading.Thread(target=self._loop, name="stemma-engine", daemon=True)
         self._thread.start()
         _alive.add(self)
@@ -270,6 +272,8 @@ class Engine:
                     try:
                         act = inbox.get(timeout=IDLE_SECONDS) if wait else inbox.get_nowait()
                     except queue.Empty:
+                        if wait:
+                            collect_all()
                         break
                     if act is None:
                         raise EngineDeadError("it was shut down")

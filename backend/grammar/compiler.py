@@ -118,11 +118,10 @@ def matches(constraint: Constraint, text: str | bytes) -> bool:
     return state != DEAD and dfa.accepting[state]
 
 
-def warm_up(*, compiling: bool = True) -> None:
-    """Load what the first constraint would wait for: the compiled walk and, if this process is to compile constraints,
-    the Unicode tables. Takes up to seconds."""
+def warm_up() -> None:
+    """Load what the first constraint would wait for: the compiled walk and the Unicode tables. Takes up to seconds."""
     tiny = Vocabulary([b"a", b" "], 2, frozenset(), lambda text: [])
-    compile_constraint(Constraint("regex", r"(?i)\w\s" if compiling else "a"), tiny).matcher().mask()
+    compile_constraint(Constraint("regex", r"(?i)\w\s"), tiny).matcher().mask()
 
 
 LOOK_EVERY = 64  # hits between two looks at the cache's size: grammars grow while they are used

@@ -160,9 +160,9 @@ class FlatNfa(Nfa):
         self.calls = {}
         for place, start, back in rows(flat.calls, 3):
             self.calls.setdefault(place, []).append((start, back))
-        self.blocks = {block: blocked for block, blocked in rows(flat.blocks, 2)}
+        self.blocks = dict(rows(flat.blocks, 2))
         self.ends = frozenset(ints(flat.ends).tolist())
-        self.covers = {tree: classes for tree, classes in rows(flat.covers, 2)}
+        self.covers = dict(rows(flat.covers, 2))
         self.runs = [Run(first, stop, stride, bool(optional)) for first, stop, stride, optional in rows(flat.runs, 4)]
         self.bounds = {}
         for bound in flat.bounds:

@@ -22,6 +22,7 @@ MAX_PUSHES = 20_000  # calls entered without reading a byte
 TIME_LIMIT = 2.0  # seconds for one compilation
 MEMORY_LIMIT = 512 << 20  # bytes that a compiling process may hold
 MAX_FLAT = 8 << 20  # bytes of one automaton as arrays
+MAX_CLASS_EDGES = 50_000  # of the byte trees of its character classes
 MAX_VALUE = 16 << 20  # bytes of a constraint that is looked at at all
 
 SMALLER = "make it smaller: lower its repeat counts, use fewer alternatives, or split it over several generations"

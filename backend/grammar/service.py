@@ -36,7 +36,7 @@ class GrammarService:
         self._closed = False
         if self._workers:
             self._workers.start()
-        self._run(lambda: (warm_up(compiling=self._workers is None), index_of(vocab)))
+        self._run(lambda: (warm_up(), index_of(vocab)))
 
     @property
     def pids(self) -> list[int]:

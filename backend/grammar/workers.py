@@ -88,7 +88,7 @@ class Process:
                 )
             except OSError as error:
                 ours.close()
-                raise RuntimeError(f"the process that compiles constraints cannot be started: {error}; {_ALONE}") from None
+                raise RuntimeError(f"the compiling process cannot be started: {error}; {_ALONE}") from None
             finally:
                 theirs.close()
             self._socket, self._ready = ours, False
@@ -124,7 +124,7 @@ class Process:
             if not isinstance(_DECODER.decode(receive(sock)), Ready):
                 raise EOFError
         except (EOFError, OSError, AssertionError):
-            raise RuntimeError(f"the process that compiles constraints did not start: {self._end()}; {_ALONE}") from None
+            raise RuntimeError(f"the compiling process did not start: {self._end()}; {_ALONE}") from None
         self._ready = True
 
     def _end(self) -> str:
@@ -191,7 +191,7 @@ class Workers:
     def compile(self, constraint: Constraint, vocab: Vocabulary, *, lenient: bool = False) -> RegularGrammar:
         """See `compiler.compile_constraint`. RuntimeError when there is no process and none can be started."""
         value = constraint.value
-        size = len(value) if isinstance(value, str) else sum(map(len, value))
+        size = len(value) if isinstance(value, str) else sum(map(len, value))  # lang bounds the number of choices
         if size > MAX_VALUE:
             raise ConstraintError(
                 f"{constraint.kind} holds {size} characters, the limit is {MAX_VALUE}; {SMALLER}",
