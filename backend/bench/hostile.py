@@ -23,7 +23,8 @@ import numpy as np
 
 from stemma.backend.core import Plan, Runner, StepOutput
 from stemma.backend.engine import Engine
-from stemma.lang.errors import EngineDeadError, StemmaError
+from stemma.backend.messages import GraphDelta, parse_delta
+from stemma.lang.errors import EngineDeadError
 
 NAP = 0.002  # seconds of one step of the runner that sleeps
 LATE = 0.005  # what no step may wait longer
@@ -121,24 +122,31 @@ def measure(
         watched.steps.clear()
         begin = time.perf_counter()
 
-        def attack(number: int, schema: str) -> None:
-            try:
-                engine.generate("x", {"json_schema": schema, "max_new_tokens": 1})
-                fates[number] = "compiled"
-            except StemmaError as error:
-                fates[number] = "too slow" if "took longer" in str(error) else "refused"
+        settled = threading.Semaphore(0)
 
-        attacks = [threading.Thread(target=attack, args=(i, s), daemon=True) for i, s in enumerate(hostile)]
-        for thread in attacks:
-            thread.start()
-        for thread in attacks:
-            thread.join()
+        def sink(number: int, event: dict[str, Any]) -> None:
+            if event["event"] in ("done", "error") and not fates[number]:
+                error = event.get("error")
+                slow = error is not None and "took longer" in error["message"]
+                fates[number] = "too slow" if slow else "refused" if error else "compiled"
+                settled.release()
+
+        for i, delta in enumerate(map(_delta, range(count), hostile)):  # as the server's reader of requests does
+            engine.submit(delta, lambda event, number=i: sink(number, event))
+        for _ in range(count):
+            settled.acquire()
         took = time.perf_counter() - begin
         under_fire = _delays(watched.steps)
         stop.set()
         for thread in threads:
             thread.join()
     return alone, under_fire, fates, took
+
+
+def _delta(number: int, schema: str) -> GraphDelta:
+    gen = {"kind": "gen", "params": {"max_new_tokens": 1}, "constraint": {"kind": "json_schema", "value": schema}}
+    branch = {"id": "r", "nodes": [{"kind": "text", "text": "x"}, gen]}
+    return parse_delta({"program": f"hostile {number}", "branches": [branch], "end": True})
 
 
 def _generate(engine: Engine, number: int, stop: threading.Event) -> None:

@@ -143,14 +143,18 @@ def _size(constraint: Constraint) -> int:
     return sys.getsizeof(value) if isinstance(value, str) else sum(map(sys.getsizeof, value), sys.getsizeof(value))
 
 
+_hashing = threading.Lock()  # of megabytes: many threads at once would keep the interpreter from the engine's
+
+
 def _digest(constraint: Constraint) -> bytes:
     """Stands for a constraint that is remembered without its text."""
     value = constraint.value
     hashed = hashlib.blake2b(constraint.kind.encode(), digest_size=32)
-    for text in (value,) if isinstance(value, str) else value:
-        coded = text.encode("utf-8", "surrogatepass")
-        hashed.update(len(coded).to_bytes(8, "little"))
-        hashed.update(coded)
+    with _hashing:
+        for text in (value,) if isinstance(value, str) else value:
+            coded = text.encode("utf-8", "surrogatepass")
+            hashed.update(len(coded).to_bytes(8, "little"))
+            hashed.update(coded)
     return hashed.digest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -32,11 +33,12 @@ class GrammarService:
         self._lock = threading.Lock()
         self._max_threads = MAX_THREADS if self._workers else 1
         self._threads = 0
-        self._unfinished = 0  # tasks
+        self._idle = 0  # threads
         self._closed = False
         if self._workers:
             self._workers.start()
-        self._run(lambda: (warm_up(), index_of(vocab)))
+        self._tasks.put(lambda: self._warm_up(vocab))
+        self._start_thread()
 
     @property
     def pids(self) -> list[int]:
@@ -49,7 +51,8 @@ class GrammarService:
         return self.cache.peek(constraint) if (len(value) if isinstance(value, str) else 0) < LARGE else None
 
     def submit(self, constraint: Constraint, done: Callable[[Grammar | Exception], None]) -> None:
-        """`done` gets the grammar, or why there is none, in another thread; never, if `close` comes before."""
+        """`done` gets the grammar, or why there is none, in another thread; never, if `close` comes before.
+        Takes no time."""
 
         def work() -> None:
             try:
@@ -58,7 +61,7 @@ class GrammarService:
                 made = error
             done(made)
 
-        self._run(work)
+        self._tasks.put(work)
 
     def close(self) -> None:
         """End processes and threads."""
@@ -72,23 +75,31 @@ class GrammarService:
         for _ in range(threads):
             self._tasks.put(None)
 
-    def _run(self, task: Callable[[], object]) -> None:
+    def _warm_up(self, vocab: Vocabulary) -> None:
+        with contextlib.suppress(Exception):  # met again, and told, by the first constraint
+            warm_up()
+            index_of(vocab)
+
+    def _start_thread(self) -> None:
+        """Starting one takes its time, so it is done by the thread that becomes busy, not by who has the task."""
         with self._lock:
-            if self._closed:
-                return
-            self._tasks.put(task)
-            self._unfinished += 1
-            if self._unfinished <= self._threads or self._threads == self._max_threads:
+            if self._closed or self._threads == self._max_threads:
                 return
             self._threads += 1
+            self._idle += 1
         # A daemon, so that the end of the program does not wait for what nobody waits for.
         threading.Thread(target=self._loop, name="stemma-grammar", daemon=True).start()
 
     def _loop(self) -> None:
         while (task := self._tasks.get()) is not None and not self._closed:
+            with self._lock:
+                self._idle -= 1
+                last = not self._idle
+            if last:
+                self._start_thread()
             try:
                 task()
             finally:
                 with self._lock:
-                    self._unfinished -= 1
+                    self._idle += 1
             del task

@@ -1,4 +1,4 @@
-"""The process that compiles constraints: `python -m stemma.backend.grammar.worker FD`, started by `workers`.
+"""The process that compiles constraints: `python -m stemma.backend.grammar.worker FD BYTES`, started by `workers`.
 
 It does what a hostile constraint can make slow or large: reading, the algebra of schemas, the nondeterministic
 automaton, and a look at the automaton's first states. The answer is arrays (`flat`), a refusal, or a failure. A process
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import resource
 import signal
 import socket
@@ -21,12 +22,13 @@ import msgspec
 from stemma.backend.grammar.automaton import Dfa
 from stemma.backend.grammar.compiler import lower, refuse_nothing
 from stemma.backend.grammar.flat import Flat, dump
-from stemma.backend.grammar.limits import MAX_CLASS_EDGES, MAX_FLAT, MEMORY_LIMIT, SMALLER, Deadline
+from stemma.backend.grammar.limits import MAX_CLASS_EDGES, MAX_FLAT, SMALLER, Deadline
 from stemma.backend.grammar.nfa import Nfa
 from stemma.lang.errors import ConstraintError
 from stemma.lang.params import Constraint, ConstraintKind
 
 LENGTH = struct.Struct("<Q")  # of the message that follows
+OUT_OF_MEMORY = 86  # exit status
 ALARM_SECONDS = 10  # beyond its limit: the engine that should have ended a task is gone
 
 
@@ -110,8 +112,8 @@ def send(sock: socket.socket, message: msgspec.Struct) -> None:
     sock.sendall(data)
 
 
-def answer(task: Task) -> Answer:
-    """Compile, whatever comes of it."""
+def answer(task: Task, memory: int) -> Answer:
+    """Compile, whatever comes of it, in a process that may hold `memory` bytes."""
     deadline = Deadline(task.seconds, task.kind)
     try:
         value = tuple(map(_decoded, task.value)) if isinstance(task.value, list) else _decoded(task.value)
@@ -131,42 +133,38 @@ def answer(task: Task) -> Answer:
                 "use fewer different ones",
                 param=task.kind,
             )
-        return Compiled(flat, lowered.warnings, _large())
+        return Compiled(flat, lowered.warnings, _large(memory))
     except ConstraintError as error:
-        return Refused(str(error), error.param, deadline.over, _large())
+        return Refused(str(error), error.param, deadline.over, _large(memory))
     except MemoryError:
-        return Refused(out_of_memory(task.kind), task.kind, False, True)
+        os._exit(OUT_OF_MEMORY)  # there may not be enough to say it in words
     except RecursionError:
-        return Refused(f"{task.kind} is nested too deeply to compile; {SMALLER}", task.kind, False, _large())
+        return Refused(f"{task.kind} is nested too deeply to compile; {SMALLER}", task.kind, False, _large(memory))
     except Exception as error:
-        return Failed(f"{type(error).__name__}: {error}", _large())
+        return Failed(f"{type(error).__name__}: {error}", _large(memory))
 
 
-def out_of_memory(kind: str) -> str:
-    return f"{kind} needs more than {MEMORY_LIMIT >> 20} MiB to compile; {SMALLER}"
-
-
-def _large() -> bool:
+def _large(memory: int) -> bool:
     """The process holds so much memory that the next constraint deserves a fresh one."""
     try:
         with open("/proc/self/statm") as file:
             held = int(file.read().split()[5]) * resource.getpagesize()
     except OSError:
         held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes, where there is no /proc
-    return held > MEMORY_LIMIT // 2
+    return held > memory // 2
 
 
-def _limit_memory() -> None:
+def _limit_memory(memory: int) -> None:
     """Linux counts all private memory as data; other systems may count nothing."""
     kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
     with contextlib.suppress(ValueError, OSError):  # a lower limit stands already
-        resource.setrlimit(kind, (MEMORY_LIMIT, resource.getrlimit(kind)[1]))
+        resource.setrlimit(kind, (memory, resource.getrlimit(kind)[1]))
 
 
-def main(fd: int) -> int:
+def main(fd: int, memory: int) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the engine decides
-    _limit_memory()
-    answer(Task("regex", rb"\w\s(?i:\w)", bytes(range(256)), 60.0))  # reads the Unicode tables
+    _limit_memory(memory)
+    answer(Task("regex", rb"\w\s(?i:\w)", bytes(range(256)), 60.0), memory)  # reads the Unicode tables
     gc.freeze()
     tasks = msgspec.msgpack.Decoder(Task)
     with socket.socket(fileno=fd) as sock:
@@ -175,18 +173,17 @@ def main(fd: int) -> int:
             while True:
                 task = tasks.decode(receive(sock))
                 signal.alarm(int(task.seconds) + ALARM_SECONDS)  # its default action needs no interpreter
-                found = answer(task)
+                found = answer(task, memory)
                 del task
-                try:
-                    send(sock, found)
-                except MemoryError:
-                    return 1
+                send(sock, found)
                 signal.alarm(0)
                 if found.last:  # type: ignore[union-attr]
                     return 0
         except (EOFError, OSError):
             return 0
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

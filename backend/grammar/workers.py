@@ -29,21 +29,29 @@ from stemma.backend.grammar.base import Vocabulary
 from stemma.backend.grammar.compiler import ready_grammar, refuse_nothing
 from stemma.backend.grammar.flat import FlatNfa
 from stemma.backend.grammar.give_way import giving_way
-from stemma.backend.grammar.limits import MAX_VALUE, SMALLER, TIME_LIMIT, Deadline
+from stemma.backend.grammar.limits import MAX_VALUE, MEMORY_LIMIT, SMALLER, TIME_LIMIT, Deadline
 from stemma.backend.grammar.masks import index_of
 from stemma.backend.grammar.matcher import RegularGrammar
-from stemma.backend.grammar.worker import Answer, Compiled, Ready, Refused, Task, receive, send, task_of
+from stemma.backend.grammar.worker import OUT_OF_MEMORY, Answer, Compiled, Ready, Refused, Task, receive, send, task_of
 from stemma.lang.errors import ConstraintError
 from stemma.lang.params import Constraint
 
 FIRST_LIMIT = 0.25  # seconds of the first try
 GRACE = 0.25  # seconds beyond its limit after which a process is killed: it looks at the clock itself, most of the time
 START_LIMIT = 60.0
+_MODULE = "stemma.backend.grammar.worker"
 _DECODER = msgspec.msgpack.Decoder(Answer)
 
 
 class Lost(Exception):
-    """The process died; the message says how."""
+    """The process died; the message says how. `code`: its exit status, or minus the signal's number."""
+
+    def __init__(self, code: int | None) -> None:
+        self.code = code
+        if code is None:
+            super().__init__("it hung")
+        else:
+            super().__init__(f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}")
 
 
 class Overdue(Exception):
@@ -53,7 +61,8 @@ class Overdue(Exception):
 class Process:
     """One compiling process; starts again by itself after it was lost. For one thread at a time, but for `kill`."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory_limit: int = MEMORY_LIMIT) -> None:
+        self._memory_limit = memory_limit
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._ready = False
@@ -73,7 +82,7 @@ class Process:
             if self._process is not None:
                 return
             ours, theirs = socket.socketpair()
-            command = [sys.executable, "-P", "-m", "stemma.backend.grammar.worker", str(theirs.fileno())]
+            command = [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno()), str(self._memory_limit)]
             root = str(Path(stemma.__file__).resolve().parent.parent)
             paths = [root, os.environ.get("PYTHONPATH", "")]
             environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, paths)), OPENBLAS_NUM_THREADS="1")
@@ -108,7 +117,7 @@ class Process:
             self.kill()
             raise Overdue from None
         except (EOFError, OSError, AssertionError):
-            raise Lost(self._end()) from None
+            raise self._end() from None
         if getattr(answer, "last", False):
             self._end()
         return answer
@@ -127,17 +136,15 @@ class Process:
             raise RuntimeError(f"the compiling process did not start: {self._end()}; {_ALONE}") from None
         self._ready = True
 
-    def _end(self) -> str:
-        """Wait for a process that is going, and say how it went."""
+    def _end(self) -> Lost:
+        """Wait for a process that is going."""
         process = self._process
         code: int | None = None
         if process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(1.0)
         self.kill()
-        if code is None:
-            return "it hung"
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return Lost(code)
 
     def kill(self, *, for_good: bool = False) -> None:
         """End the process now. Whoever waits for it gets Lost."""
@@ -169,13 +176,15 @@ class Workers:
         *,
         time_limit: float = TIME_LIMIT,
         first_limit: float = FIRST_LIMIT,
+        memory_limit: int = MEMORY_LIMIT,
         busy: Callable[[], bool] = lambda: True,
     ) -> None:
         if count < 1:
             raise ValueError(f"count must be >= 1, got {count}")
         self._busy = busy
+        self._memory_limit = memory_limit
         self._limits = (min(first_limit, time_limit), time_limit)
-        self.processes = [Process() for _ in range(count)]
+        self.processes = [Process(memory_limit) for _ in range(count)]
         self._idle = list(self.processes)
         self._waiting: list[tuple[int, int, Future[Process]]] = []
         self._numbers = itertools.count()
@@ -227,11 +236,17 @@ class Workers:
         try:
             try:
                 return process.run(task)
-            except Lost:
+            except Lost as lost:
+                if lost.code == OUT_OF_MEMORY:
+                    raise
                 return process.run(task)
         except Lost as lost:
             if self._closed:
                 raise RuntimeError("the engine was shut down") from None
+            if lost.code == OUT_OF_MEMORY:
+                raise ConstraintError(
+                    f"{task.kind} needs more than {self._memory_limit >> 20} MiB to compile; {SMALLER}", param=task.kind
+                ) from None
             raise ConstraintError(
                 f"compiling this {task.kind} ends the process that tries ({lost}); {SMALLER}", param=task.kind
             ) from None
