@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from stemma.backend.grammar import ir
@@ -74,9 +75,21 @@ def compile_constraint(
     index = index_of(vocab, walker)
     deadline = Deadline(time_limit, constraint.kind)
     lowered = lower(constraint, deadline, lenient=lenient)
-    dfa = Dfa(lowered.node, deadline, index.all.trie.alphabet, lowered.rules, trim=lowered.trim)
-    refuse_nothing(dfa, constraint)
-    return ready_grammar(dfa, vocab, index, lowered.warnings)
+    with naming(constraint.kind):
+        dfa = Dfa(lowered.node, deadline, index.all.trie.alphabet, lowered.rules, trim=lowered.trim)
+        refuse_nothing(dfa, constraint)
+        return ready_grammar(dfa, vocab, index, lowered.warnings)
+
+
+@contextlib.contextmanager
+def naming(kind: str) -> Iterator[None]:
+    """A ConstraintError of the automaton, which does not know what it was made of, gets the constraint's kind."""
+    try:
+        yield
+    except ConstraintError as error:
+        if error.param is None:
+            raise ConstraintError(f"{kind}: {error}", param=kind) from None
+        raise
 
 
 def refuse_nothing(dfa: Dfa, constraint: Constraint) -> None:

@@ -155,14 +155,18 @@ class FlatNfa(Nfa):
             values = ints(view).tolist()
             return [values[i : i + width] for i in range(0, len(values), width)]
 
+        def pairs(view: memoryview) -> dict[int, int]:
+            values = ints(view).tolist()
+            return dict(zip(values[::2], values[1::2], strict=True))
+
         self.edges = _Rows(ints(flat.edge_start), (ints(flat.edge_tree), ints(flat.edge_target)))  # type: ignore[assignment]
         self.empty = _Rows(ints(flat.empty_start), (ints(flat.empty_target),))  # type: ignore[assignment]
         self.calls = {}
         for place, start, back in rows(flat.calls, 3):
             self.calls.setdefault(place, []).append((start, back))
-        self.blocks = dict(rows(flat.blocks, 2))
+        self.blocks = pairs(flat.blocks)
         self.ends = frozenset(ints(flat.ends).tolist())
-        self.covers = dict(rows(flat.covers, 2))
+        self.covers = pairs(flat.covers)
         self.runs = [Run(first, stop, stride, bool(optional)) for first, stop, stride, optional in rows(flat.runs, 4)]
         self.bounds = {}
         for bound in flat.bounds:

@@ -20,7 +20,7 @@ import sys
 import msgspec
 
 from stemma.backend.grammar.automaton import Dfa
-from stemma.backend.grammar.compiler import lower, refuse_nothing
+from stemma.backend.grammar.compiler import lower, naming, refuse_nothing
 from stemma.backend.grammar.flat import Flat, dump
 from stemma.backend.grammar.limits import MAX_CLASS_EDGES, MAX_FLAT, SMALLER, Deadline
 from stemma.backend.grammar.nfa import Nfa
@@ -120,7 +120,8 @@ def answer(task: Task, memory: int) -> Answer:
         constraint = Constraint(task.kind, value)
         lowered = lower(constraint, deadline, lenient=task.lenient)
         nfa = Nfa(lowered.node, deadline, frozenset(task.alphabet), lowered.rules, trim=lowered.trim)
-        refuse_nothing(Dfa(nfa, deadline), constraint)
+        with naming(task.kind):
+            refuse_nothing(Dfa(nfa, deadline), constraint)
         flat = dump(nfa)
         if flat.nbytes > MAX_FLAT:
             raise ConstraintError(

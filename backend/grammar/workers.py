@@ -26,7 +26,7 @@ import msgspec
 import stemma
 from stemma.backend.grammar.automaton import Dfa
 from stemma.backend.grammar.base import Vocabulary
-from stemma.backend.grammar.compiler import ready_grammar, refuse_nothing
+from stemma.backend.grammar.compiler import naming, ready_grammar, refuse_nothing
 from stemma.backend.grammar.flat import FlatNfa
 from stemma.backend.grammar.give_way import giving_way
 from stemma.backend.grammar.limits import MAX_VALUE, MEMORY_LIMIT, SMALLER, TIME_LIMIT, Deadline
@@ -208,7 +208,7 @@ class Workers:
             )
         index = index_of(vocab)
         done = self._compiled(constraint, index.all.trie.alphabet, lenient)
-        with giving_way(self._busy):
+        with giving_way(self._busy), naming(constraint.kind):
             dfa = Dfa(FlatNfa(done.nfa), Deadline(self._limits[1], constraint.kind))
             refuse_nothing(dfa, constraint)
             return ready_grammar(dfa, vocab, index, done.warnings)

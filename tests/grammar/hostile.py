@@ -7,14 +7,15 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from stemma.lang.params import Constraint, ConstraintKind
+from stemma.lang.params import ConstraintKind
 
 
 class Hostile(NamedTuple):
-    """`size` is about how many characters the constraint has."""
+    """A constraint as a request has it."""
 
     name: str
-    constraint: Constraint
+    kind: ConstraintKind
+    value: str | tuple[str, ...]
 
 
 def _nested(levels: int, wrap: Callable[[Any], Any], inner: Any) -> Any:
@@ -132,4 +133,39 @@ def every() -> Iterator[Hostile]:
     }
     for kind, values in kinds.items():
         for name, value in values.items():
-            yield Hostile(f"{kind}: {name}", Constraint(kind, value))
+            yield Hostile(f"{kind}: {name}", kind, value)
+
+
+_KEYWORDS = [
+    "type", "enum", "const", "minimum", "maximum", "multipleOf", "minLength", "maxLength", "pattern", "format", "items",
+    "prefixItems", "minItems", "maxItems", "uniqueItems", "contains", "properties", "required", "additionalProperties",
+    "patternProperties", "propertyNames", "minProperties", "dependentRequired", "dependentSchemas", "allOf", "anyOf",
+    "oneOf", "not", "if", "then", "else", "$ref", "$defs", "$anchor", "$id", "unevaluatedProperties",
+]  # fmt: skip
+_VALUES: list[Any] = [
+    None, True, False, 0, -1, 1, 3, 1e308, -0.5, 2**70, "", "a", "string", "object", "array", "integer", "^[a-z]+$",
+    "(a", "#", "#/$defs/x", "date", [], ["string", "null"], ["a", "a"], [{}], [True, False], {}, {"a": {}},
+    {"x": {"type": "string"}}, {"^a": {"type": "integer"}}, {"a": ["b"]}, {"$ref": "#"}, {"type": "string"},
+]  # fmt: skip
+
+
+def mutations(seed: int, count: int) -> Iterator[Any]:
+    """Schemas, mostly wrong, made from a few by putting any value behind any keyword, anywhere."""
+    draw = random.Random(seed)
+    seeds: list[Any] = [
+        {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}, "required": ["a"]},
+        {"type": "array", "items": {"anyOf": [{"type": "number"}, {"$ref": "#/$defs/x"}]}, "$defs": {"x": {}}},
+        {"allOf": [{"minLength": 1}, {"maxLength": 9}], "type": "string"},
+    ]
+    for _ in range(count):
+        schema = json.loads(json.dumps(draw.choice(seeds)))
+        for _ in range(draw.randint(1, 4)):
+            at = draw.choice([part for part in _parts(schema) if isinstance(part, dict)])
+            at[draw.choice(_KEYWORDS)] = json.loads(json.dumps(draw.choice(_VALUES)))
+        yield schema
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    yield value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _parts(part)
