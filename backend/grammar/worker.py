@@ -16,6 +16,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 
 import msgspec
 
@@ -37,7 +38,7 @@ class Ready(msgspec.Struct, tag=True):
 
 
 class Task(msgspec.Struct, tag=True):
-    """A constraint to compile within `seconds`, for the bytes of `alphabet`.
+    """A constraint to compile within `seconds` of processor time, for the bytes of `alphabet`.
 
     `value` is UTF-8 in which lone surrogates are let through, as the constraint's text need not be Unicode."""
 
@@ -114,7 +115,7 @@ def send(sock: socket.socket, message: msgspec.Struct) -> None:
 
 def answer(task: Task, memory: int) -> Answer:
     """Compile, whatever comes of it, in a process that may hold `memory` bytes."""
-    deadline = Deadline(task.seconds, task.kind)
+    deadline = Deadline(task.seconds, task.kind, clock=time.process_time)
     try:
         value = tuple(map(_decoded, task.value)) if isinstance(task.value, list) else _decoded(task.value)
         constraint = Constraint(task.kind, value)

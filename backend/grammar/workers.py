@@ -37,7 +37,10 @@ from stemma.lang.errors import ConstraintError
 from stemma.lang.params import Constraint
 
 FIRST_LIMIT = 0.25  # seconds of the first try
-GRACE = 0.25  # seconds beyond its limit after which a process is killed: it looks at the clock itself, most of the time
+PATIENCE = (
+    2.0  # a process is killed after this many times its limit, which is of processor time and which it minds itself
+)
+GRACE = 0.25  # and as many seconds
 START_LIMIT = 60.0
 _MODULE = "stemma.backend.grammar.worker"
 _DECODER = msgspec.msgpack.Decoder(Answer)
@@ -106,7 +109,7 @@ class Process:
         """Raises Overdue or Lost, and RuntimeError when the process cannot be started."""
         self._start()
         try:
-            until = time.monotonic() + task.seconds + GRACE
+            until = time.monotonic() + PATIENCE * task.seconds + GRACE
             sock = self._socket
             assert sock is not None
             sock.settimeout(START_LIMIT)

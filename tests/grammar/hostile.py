@@ -62,6 +62,7 @@ def schemas() -> dict[str, str]:
 
 def grammars() -> dict[str, str]:
     chain = "\n".join(f"r{i} ::= r{i + 1} r{i + 1}" for i in range(200))
+    row = "\n".join(f'x{i} ::= "{i}" x{i + 1}' for i in range(3000))
     left = "\n".join(
         f"r{i} ::= r{(i + 1) % 300} r{(i * 3) % 300} | r{(i * 7) % 300} | 'x'".replace("'", '"') for i in range(300)
     )
@@ -73,9 +74,7 @@ def grammars() -> dict[str, str]:
         "a repeat of 100,000": 'root ::= "ab"{100000}',
         "repeats in repeats": 'root ::= ((("a"{99}){99}){99}){99}',
         "deep groups": "root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000,
-        "20,000 rules": "root ::= x0\n"
-        + "\n".join(f'x{i} ::= "{i}" x{i + 1}' for i in range(3000))
-        + '\nx3000 ::= "e"',
+        "3,000 rules": f'root ::= x0\n{row}\nx3000 ::= "e"',
         "a rule without end": "root ::= root",
         "5 MB": 'root ::= "a"\n' + "# comment\n" * 500_000,
     }
