@@ -22,6 +22,7 @@ from typing import Any
 ALLOWANCE = 0.002  # seconds of work before the first rest; it grows again with time
 SLICE = 0.0004  # seconds of work between two rests
 REST = 0.0016
+SWITCH = 0.001  # the switch interval meanwhile, for loops without calls
 MANY = 2_000  # new objects that are worth setting aside
 
 _lock = threading.Lock()
@@ -50,11 +51,14 @@ def giving_way(busy: Callable[[], bool]) -> Iterator[None]:
                     time.sleep(REST)
                 until = time.perf_counter() + SLICE
 
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(min(interval, SWITCH))
         sys.setprofile(on_call)
         try:
             yield
         finally:
             sys.setprofile(None)
+            sys.setswitchinterval(interval)
             now = time.perf_counter()
             _credit[:] = max(0.0, allowed - (now - begin)), now
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,8 @@ import pytest
 from stemma.backend.grammar.limits import MEMORY_LIMIT, TIME_LIMIT
 from tests.grammar.hostile import Hostile, every
 
-SLACK = 2.0  # seconds for everything but the compilation, on a busy machine; without other work no case takes 2.5 s
+BOUND = TIME_LIMIT + 0.5  # seconds for an answer, on a machine without other work
+NUMBERS = itertools.count()
 ADVICE = re.compile(
     r"limit|make it smaller|lower|more than|use |nested|recursion|refers? to|too large|lone surrogate|lead back|cases"
 )
@@ -22,14 +25,31 @@ ADVICE = re.compile(
 
 def ask(url: str, **params: Any) -> httpx.Response:
     with httpx.Client(timeout=120) as client:
-        return client.post(
-            url + "/generate",
-            json={"text": "x", "sampling_params": {"max_new_tokens": 4, **params}},
+        body = {"text": "x", "sampling_params": {"max_new_tokens": 4, **params}}
+        return client.post(url + "/generate", json=body)
+
+
+def attack(url: str, case: Hostile) -> dict[str, Any] | None:
+    """The error that a generation under the constraint ends with, if it does."""
+    gen = {"kind": "gen", "params": {"max_new_tokens": 2}, "constraint": {"kind": case.kind, "value": case.value}}
+    branch = {"id": "r", "nodes": [{"kind": "text", "text": "x"}, gen]}
+    with httpx.Client(timeout=120) as client:
+        response = client.post(
+            url + "/v1/graph", json={"program": f"{case.name} {next(NUMBERS)}", "branches": [branch], "end": True}
         )
+    assert response.status_code in (200, 400), (case.name, response.text[:500])
+    for line in response.text.splitlines():
+        if error := json.loads(line).get("error"):
+            return error
+    return None
 
 
-def field(case: Hostile) -> dict[str, Any]:
-    return {case.kind: case.value if isinstance(case.value, str) else list(case.value)}
+def stretched(seconds: float) -> float:
+    """How long that may take now, with what else the machine does, and some for other processes of the server."""
+    begin, used = time.perf_counter(), time.thread_time()
+    while time.thread_time() - used < 0.02:
+        pass
+    return seconds * max(1.0, (time.perf_counter() - begin) / 0.02) + 1.0
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +75,12 @@ def largest_worker() -> int:
 def test_ten_of_each_kind_one_after_the_other(server: str, cases: list[Hostile]) -> None:
     refused: list[tuple[Hostile, str]] = []
     for case in cases:
-        begin = time.monotonic()
-        response = ask(server, **field(case))
+        bound, begin = stretched(BOUND), time.monotonic()
+        error = attack(server, case)
         took = time.monotonic() - begin
-        assert response.status_code in (200, 400), (case.name, response.text[:500])
-        assert took < TIME_LIMIT + 0.5 + SLACK, (case.name, took)
+        assert took < max(bound, stretched(BOUND)), (case.name, took)
         assert largest_worker() <= MEMORY_LIMIT
-        if response.status_code == 400:
-            error = response.json()["error"]
+        if error is not None:
             refused.append((case, error["message"]))
             assert case.kind in error["message"] or error["param"] == case.kind, (case.name, error)
             assert ADVICE.search(error["message"]), (case.name, error)
@@ -70,19 +88,20 @@ def test_ten_of_each_kind_one_after_the_other(server: str, cases: list[Hostile])
     assert 25 < len(refused) < 45
     for case, message in refused:  # remembered: what is left is to read the request
         begin = time.monotonic()
-        response = ask(server, **field(case))
-        assert response.json()["error"]["message"] == message, case.name
-        assert time.monotonic() - begin < 1 + SLACK / 2, case.name
+        error = attack(server, case)
+        took = time.monotonic() - begin
+        assert error is not None and error["message"] == message, case.name
+        assert took < stretched(0.5), (case.name, took)
     assert ask(server, regex="[ab]{3}").json()["text"].strip("ab") == ""
 
 
 def test_all_at_once_and_others_are_served_meanwhile(server: str, cases: list[Hostile]) -> None:
     with ThreadPoolExecutor(16) as pool:
-        answers = [pool.submit(ask, server, **(field(case) | {"max_new_tokens": 2})) for case in cases]
+        answers = [pool.submit(attack, server, case) for case in cases]
         for i in range(10):
-            begin = time.monotonic()
             assert ask(server).status_code == 200
-            assert len(ask(server, regex=f"[ab]{{{i + 1}}}").json()["text"]) <= 4 * 8
+            assert ask(server, regex=f"[ab]{{{i + 1}}}").status_code == 200
             assert httpx.get(server + "/health", timeout=60).status_code == 200
-            assert time.monotonic() - begin < 20
-        assert {answer.result().status_code for answer in answers} == {200, 400}
+        errors = [answer.result() for answer in answers]
+    assert 25 < sum(error is not None for error in errors) < 45
+    assert all(error is None or error["type"] in ("ConstraintError", "RequestError") for error in errors)

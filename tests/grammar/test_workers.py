@@ -111,12 +111,12 @@ def test_what_the_vocabulary_cannot_spell_is_refused(world, workers: Workers) ->
 
 
 def test_time_is_limited(world) -> None:
-    workers = Workers(1, time_limit=0.3, first_limit=0.1)
+    workers = Workers(1, time_limit=0.1, first_limit=0.05)
     try:
         begin = time.monotonic()
         with pytest.raises(ConstraintError) as caught:
             workers.compile(SLOW, world.bpe)
-        assert str(caught.value) == f"regex took longer than 0.3 s to compile; {SMALLER}"
+        assert str(caught.value) == f"regex took longer than 0.1 s to compile; {SMALLER}"
         assert caught.value.param == "regex"
         assert time.monotonic() - begin < 10
         assert workers.compile(Constraint("regex", "a+"), world.bpe)
@@ -197,7 +197,7 @@ def test_a_process_that_has_grown_makes_room(world) -> None:
 
 
 def test_a_quick_constraint_overtakes_slow_ones(world) -> None:
-    workers = Workers(1, time_limit=0.5, first_limit=0.05)
+    workers = Workers(1, time_limit=0.2, first_limit=0.02)
     ends: dict[str, float] = {}
 
     def compile(name: str, constraint: Constraint) -> None:
