@@ -43,6 +43,9 @@ class EngineConfig:
     grammar_backend: str = _opt(
         "native", "engine of constraints; the others are optional extras", ("native", "llguidance", "xgrammar")
     )
+    grammar_workers: int = _opt(
+        1, "processes that compile constraints; 0: a thread of the engine does, which can stall its steps"
+    )
     disable_jump_forward: bool = _opt(False, "sample forced tokens one by one")
     random_seed: int = _opt(0, "seed of dummy weights and of requests that give none")
     lease_seconds: float = _opt(60.0, "how long a program's branch may stay idle before its lease ends")
@@ -63,6 +66,14 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise RequestError(f"{name} must be an integer >= 1, got {value!r}", param=name)
+        if (
+            isinstance(self.grammar_workers, bool)
+            or not isinstance(self.grammar_workers, int)
+            or self.grammar_workers < 0
+        ):
+            raise RequestError(
+                f"grammar_workers must be an integer >= 0, got {self.grammar_workers!r}", param="grammar_workers"
+            )
         if self.lease_seconds <= 0:
             raise RequestError(f"lease_seconds must be > 0, got {self.lease_seconds!r}", param="lease_seconds")
         if not 0.0 <= self.schedule_conservativeness <= 1.0:

@@ -14,16 +14,14 @@ import queue
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from typing import Any
 
 from stemma.backend.config import EngineConfig
-from stemma.backend.grammar.adapters import backend_named
 from stemma.backend.grammar.base import Grammar
-from stemma.backend.grammar.compiler import GrammarCache
-from stemma.backend.grammar.compiler import warm_up as warm_up_grammar
-from stemma.backend.grammar.masks import index_of
+from stemma.backend.grammar.give_way import collect_all, set_aside
+from stemma.backend.grammar.service import GrammarService
 from stemma.backend.messages import GraphDelta, parse_delta
 from stemma.backend.requests import Collector, GenerateRequest
 from stemma.backend.scheduler.loop import Scheduler
@@ -85,10 +83,9 @@ class Engine:
         self.chat = ChatTemplate.load(config.model_dir, self.tokenizer)
         self.text = ModelText(self.tokenizer, self.chat)
         vocabulary = self.tokenizer.vocabulary(self.runner.vocab_size)
-        self._grammars = GrammarCache(vocabulary, compile=backend_named(config.grammar_backend).compile)
-        self._compilers = ThreadPoolExecutor(1, "stemma-grammar")
-        self._compilers.submit(warm_up_grammar)
-        self._compilers.submit(index_of, vocabulary)
+        self._grammars = GrammarService(
+            vocabulary, config.grammar_backend, config.grammar_workers, lambda: bool(self.scheduler.memory.running)
+        )
         self.runner.warm_up()
         self.scheduler = Scheduler(
             self.runner,
@@ -107,6 +104,7 @@ class Engine:
         self._inbox: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._dead: EngineDeadError | None = None
+        set_aside()
         self._thread = threading.Thread(target=self._loop, name="stemma-engine", daemon=True)
         self._thread.start()
         _alive.add(self)
@@ -254,7 +252,7 @@ class Engine:
             self._inbox.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=30)
-        self._compilers.shutdown(wait=False, cancel_futures=True)
+        self._grammars.close()
         _alive.discard(self)
 
     def __enter__(self) -> Engine:
@@ -274,6 +272,8 @@ class Engine:
                     try:
                         act = inbox.get(timeout=IDLE_SECONDS) if wait else inbox.get_nowait()
                     except queue.Empty:
+                        if wait:
+                            collect_all()
                         break
                     if act is None:
                         raise EngineDeadError("it was shut down")
@@ -311,16 +311,8 @@ class Engine:
         ready = self._grammars.peek(constraint)
         if ready is not None:
             done(ready)
-            return
-
-        def work() -> None:
-            try:
-                made: Grammar | Exception = self._grammars.get(constraint)
-            except Exception as error:
-                made = error
-            self._inbox.put(lambda: done(made))
-
-        self._compilers.submit(work)
+        else:
+            self._grammars.submit(constraint, lambda made: self._inbox.put(lambda: done(made)))
 
 
 class _Call:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from stemma.lang.errors import CancelledError, EndpointError, RequestError
+from stemma.lang.params import check_choices
 
 
 class LogprobOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -40,6 +41,9 @@ class GenNode(msgspec.Struct, tag_field="kind", tag="gen", forbid_unknown_fields
     constraint: dict[str, Any] | None = None
     logprobs: LogprobOptions | None = None
     stream: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices((self.constraint or {}).get("value"))
 
 
 class SelectNode(msgspec.Struct, tag_field="kind", tag="select", forbid_unknown_fields=True, frozen=True):

@@ -15,6 +15,7 @@ ConstraintKind = Literal["regex", "choices", "json_schema", "ebnf", "structural_
 JSON_KINDS = ("json_schema", "structural_tag")  # the kinds that `lenient` and `whitespace` are for
 
 GREEDY_TEMPERATURE = 1e-6  # below this, sampling takes the argmax
+MAX_CHOICES = 50_000  # strings of one constraint
 
 
 def _number(name: str, value: Any, low: float, high: float, legal: str, *, open_low: bool = False) -> float:
@@ -144,6 +145,14 @@ def _strings(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
+def check_choices(value: Any) -> None:
+    """ConstraintError for more than MAX_CHOICES. Looks at their number alone."""
+    if isinstance(value, (list, tuple)) and len(value) > MAX_CHOICES:
+        raise ConstraintError(
+            f"choices holds {len(value)} strings, the limit is {MAX_CHOICES}; use a regex or a grammar", param="choices"
+        )
+
+
 def _ids(name: str, value: Any) -> tuple[int, ...]:
     if value is None:
         return ()
@@ -193,6 +202,7 @@ class Constraint:
             kinds = ", ".join(get_args(ConstraintKind))
             raise ConstraintError(f"unknown constraint kind {self.kind!r}; one of {kinds}", param="constraint")
         if self.kind == "choices":
+            check_choices(self.value)
             choices = _strings("choices", self.value)
             if not choices:
                 raise ConstraintError("choices must hold at least one string, got an empty list", param="choices")

@@ -51,14 +51,15 @@ class Dfa:
 
     def __init__(
         self,
-        node: ir.Node,
+        node: ir.Node | Nfa,
         deadline: Deadline,
         alphabet: frozenset[int] = ALL_BYTES,
         rules: Sequence[ir.Node] = (),
         *,
         trim: bool = False,
     ) -> None:
-        self._nfa = Nfa(node, deadline, alphabet, rules, trim=trim)
+        """Of an IR, or of the automaton that was made of one (with the other arguments)."""
+        self._nfa = node if isinstance(node, Nfa) else Nfa(node, deadline, alphabet, rules, trim=trim)
         self._intern_subtrees()
         self._covers = [self._nfa.covers.get(i, 0) for i in range(len(self._nfa.trees))]
         self._touches = [touches([(a, b) for a, b, _ in tree]) for tree in self._nfa.trees]

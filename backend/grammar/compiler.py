@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from stemma.backend.grammar import ir
@@ -14,7 +17,7 @@ from stemma.backend.grammar.base import Grammar, Vocabulary
 from stemma.backend.grammar.ebnf import parse_ebnf
 from stemma.backend.grammar.json_schema import Lowered, read_schema
 from stemma.backend.grammar.limits import MAX_SIZE, TIME_LIMIT, Deadline
-from stemma.backend.grammar.masks import index_of
+from stemma.backend.grammar.masks import TokenIndex, index_of
 from stemma.backend.grammar.matcher import RegularGrammar
 from stemma.backend.grammar.regex import parse_regex
 from stemma.backend.grammar.tags import parse_structural_tag
@@ -73,14 +76,36 @@ def compile_constraint(
     index = index_of(vocab, walker)
     deadline = Deadline(time_limit, constraint.kind)
     lowered = lower(constraint, deadline, lenient=lenient)
-    dfa = Dfa(lowered.node, deadline, index.all.trie.alphabet, lowered.rules, trim=lowered.trim)
+    with naming(constraint.kind):
+        dfa = Dfa(lowered.node, deadline, index.all.trie.alphabet, lowered.rules, trim=lowered.trim)
+        refuse_nothing(dfa, constraint)
+        return ready_grammar(dfa, vocab, index, lowered.warnings)
+
+
+@contextlib.contextmanager
+def naming(kind: str) -> Iterator[None]:
+    """A ConstraintError of the automaton, which does not know what it was made of, gets the constraint's kind."""
+    try:
+        yield
+    except ConstraintError as error:
+        if error.param is None:
+            raise ConstraintError(f"{kind}: {error}", param=kind) from None
+        raise
+
+
+def refuse_nothing(dfa: Dfa, constraint: Constraint) -> None:
+    """Raises ConstraintError when there is no match over the automaton's alphabet."""
     if dfa.matches_nothing:
         raise ConstraintError(
             f"{constraint.kind}: the model's vocabulary cannot spell any match of {str(constraint.value)[:80]!r}",
             param=constraint.kind,
         )
-    grammar = RegularGrammar(dfa, vocab, index, MASK_BYTES, lowered.warnings)
-    grammar.matcher().mask()  # every generation needs it, and here nobody waits
+
+
+def ready_grammar(dfa: Dfa, vocab: Vocabulary, index: TokenIndex, warnings: tuple[str, ...]) -> RegularGrammar:
+    """The grammar of an automaton, with its first mask: every generation needs it, and here nobody waits."""
+    grammar = RegularGrammar(dfa, vocab, index, MASK_BYTES, warnings)
+    grammar.matcher().mask()
     return grammar
 
 
@@ -114,6 +139,7 @@ def warm_up() -> None:
     compile_constraint(Constraint("regex", r"(?i)\w\s"), tiny).matcher().mask()
 
 
+LOOK_EVERY = 64  # hits between two looks at the cache's size: grammars grow while they are used
 PEER_BYTES = 1 << 20  # what a grammar of another engine is counted as: they do not tell
 
 
@@ -122,15 +148,37 @@ def _crowded(grammar: Grammar) -> bool:
     return isinstance(grammar, RegularGrammar) and grammar.dfa.crowded
 
 
-def _bytes_of(grammar: Grammar) -> int:
-    return grammar.nbytes if isinstance(grammar, RegularGrammar) else PEER_BYTES
+def _bytes_of(constraint: Constraint, grammar: Grammar) -> int:
+    return _size(constraint) + (grammar.nbytes if isinstance(grammar, RegularGrammar) else PEER_BYTES)
+
+
+def _size(constraint: Constraint) -> int:
+    """Bytes of a constraint's own text, about: up to 4 for each character."""
+    value = constraint.value
+    return sys.getsizeof(value) if isinstance(value, str) else sum(map(sys.getsizeof, value), sys.getsizeof(value))
+
+
+_hashing = threading.Lock()  # of megabytes: many threads at once would keep the interpreter from the engine's
+
+
+def _digest(constraint: Constraint) -> bytes:
+    """Stands for a constraint that is remembered without its text."""
+    value = constraint.value
+    hashed = hashlib.blake2b(constraint.kind.encode(), digest_size=32)
+    with _hashing:
+        for text in (value,) if isinstance(value, str) else value:
+            coded = text.encode("utf-8", "surrogatepass")
+            hashed.update(len(coded).to_bytes(8, "little"))
+            hashed.update(coded)
+    return hashed.digest()
 
 
 class GrammarCache:
     """Compiled constraints of one vocabulary; the least recently used go when they hold more than `max_bytes`.
 
     Thread-safe. Each constraint is compiled once, by the thread that asks first; others wait for it. A constraint that
-    failed to compile is remembered too, and fails again at once.
+    failed to compile is remembered too, by its digest, and fails again at once; at most `max_failures` of them, with
+    at most `max_failure_bytes` of messages.
     """
 
     def __init__(
@@ -139,14 +187,18 @@ class GrammarCache:
         max_bytes: int = 256 << 20,
         *,
         max_failures: int = 1024,
+        max_failure_bytes: int = 4 << 20,
         compile: Callable[[Constraint, Vocabulary], Grammar] = compile_constraint,
     ) -> None:
         self._vocab = vocab
         self._max_bytes = max_bytes
         self._max_failures = max_failures
+        self._max_failure_bytes = max_failure_bytes
         self._compile = compile
         self._grammars: OrderedDict[Constraint, Grammar] = OrderedDict()
-        self._failures: OrderedDict[Constraint, str] = OrderedDict()
+        self._failures: OrderedDict[bytes, tuple[str, str | None]] = OrderedDict()
+        self._failure_bytes = 0
+        self._found = 0
         self._running: dict[Constraint, Future[Grammar]] = {}
         self._lock = threading.Lock()
 
@@ -157,30 +209,33 @@ class GrammarCache:
             if grammar is None or _crowded(grammar):
                 return None
             self._grammars.move_to_end(constraint)
+            self._found += 1
+            if self._found % LOOK_EVERY == 0:
+                self._evict()
             return grammar
 
     def get(self, constraint: Constraint) -> Grammar:
         """The grammar, compiled now if need be. Raises what `compile_constraint` raises."""
+        digest = _digest(constraint)
         with self._lock:
             if (grammar := self._grammars.get(constraint)) and not _crowded(grammar):
                 self._grammars.move_to_end(constraint)
                 return grammar
-            if message := self._failures.get(constraint):
-                raise ConstraintError(message, param=constraint.kind)
+            if failure := self._failures.get(digest):
+                self._failures.move_to_end(digest)
+                raise ConstraintError(failure[0], param=failure[1])
             running, ours = self._running.get(constraint), Future[Grammar]()
             if running is None:
                 self._running[constraint] = ours
-        return running.result() if running else self._compile_for_all(constraint, ours)
+        return running.result() if running else self._compile_for_all(constraint, digest, ours)
 
-    def _compile_for_all(self, constraint: Constraint, ours: Future[Grammar]) -> Grammar:
+    def _compile_for_all(self, constraint: Constraint, digest: bytes, ours: Future[Grammar]) -> Grammar:
         try:
             grammar = self._compile(constraint, self._vocab)
         except BaseException as error:
             with self._lock:
                 if isinstance(error, ConstraintError):
-                    self._failures[constraint] = str(error)
-                    while len(self._failures) > self._max_failures:
-                        self._failures.popitem(last=False)
+                    self._remember(digest, str(error), error.param)
                 del self._running[constraint]
             ours.set_exception(error)
             raise
@@ -192,9 +247,18 @@ class GrammarCache:
         ours.set_result(grammar)
         return grammar
 
+    def _remember(self, digest: bytes, message: str, param: str | None) -> None:
+        self._failures[digest] = (message, param)
+        self._failure_bytes += len(message)
+        while self._failures and (
+            len(self._failures) > self._max_failures or self._failure_bytes > self._max_failure_bytes
+        ):
+            _, (dropped, _) = self._failures.popitem(last=False)
+            self._failure_bytes -= len(dropped)
+
     def _evict(self) -> None:
         """Drop the oldest until the rest fits; the newest stays whatever its size."""
-        held = {key: _bytes_of(grammar) for key, grammar in self._grammars.items()}
+        held = {key: _bytes_of(key, grammar) for key, grammar in self._grammars.items()}
         total = sum(held.values())
         while total > self._max_bytes and len(self._grammars) > 1:
             key, _ = self._grammars.popitem(last=False)

@@ -48,6 +48,43 @@ def test_a_failure_is_remembered_and_raised_again(world) -> None:
     assert len(counting.compiled) == 4
 
 
+def test_messages_of_failures_are_bounded_in_bytes_and_keep_their_field(world) -> None:
+    counting = Counting()
+    cache = GrammarCache(world.bpe, compile=counting, max_failure_bytes=300)
+    for i in range(8):
+        with pytest.raises(ConstraintError) as caught:
+            cache.get(Constraint("regex", f"({i}"))
+        assert caught.value.param == "regex"
+    assert 0 < cache._failure_bytes <= 300
+    with pytest.raises(ConstraintError):
+        cache.get(Constraint("regex", "(0"))
+    assert len(counting.compiled) == 9
+
+
+def test_a_constraints_own_text_counts(world) -> None:
+    counting = Counting()
+    cache = GrammarCache(world.bpe, max_bytes=1 << 20, compile=counting)
+    padded = [Constraint("json_schema", '{"const": 1}' + " " * 400_000 + " " * i) for i in range(4)]
+    for constraint in [*padded, padded[0]]:
+        cache.get(constraint)
+    assert len(counting.compiled) == 5
+
+
+def test_grammars_that_grow_in_use_make_room(world) -> None:
+    counting = Counting()
+    cache = GrammarCache(world.bpe, compile=counting)
+    first, second = Constraint("regex", "a+b"), Constraint("regex", "[a-z]{50}")
+    cache.get(first)
+    matcher = cache.get(second).matcher()
+    cache._max_bytes = sum(g.nbytes for g in cache._grammars.values() if isinstance(g, RegularGrammar)) + 2000
+    for _ in range(30):
+        assert matcher.accept(world.bpe.token_bytes.index(b"a"))
+        matcher.mask()
+    for _ in range(64):
+        assert cache.peek(second) is not None
+    assert cache.peek(first) is None
+
+
 def test_the_least_recently_used_go_when_it_is_full(world) -> None:
     counting = Counting()
     cache = GrammarCache(

@@ -129,3 +129,13 @@ def test_the_command_prints_tables(tiny_model: Path, capsys):
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(RequestError, match="no such file"):
         bench.main(["--schemas", str(tmp_path / "x")])
+
+
+def test_hostile_prints_delays_alone_and_under_fire(capsys: pytest.CaptureFixture[str]):
+    from stemma.backend.bench import hostile
+
+    options = ["--runners", "sleep", "--workers", "1", "--schemas", "2", "--rows", "2", "--settle", "0.3"]
+    assert hostile.main(options) == 0
+    out = capsys.readouterr().out
+    assert "runner sleep, grammar_workers 1: 2 schemas in" in out
+    assert out.count("between steps, under fire") == out.count("a step, alone") == 2
