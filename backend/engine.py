@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
+from stemma.backend.captures import Captures
 from stemma.backend.config import EngineConfig
 from stemma.backend.grammar.adapters import backend_named
 from stemma.backend.grammar.base import Grammar
@@ -87,6 +88,7 @@ class Engine:
         vocabulary = self.tokenizer.vocabulary(self.runner.vocab_size)
         self._grammars = GrammarCache(vocabulary, compile=backend_named(config.grammar_backend).compile)
         self._compilers = ThreadPoolExecutor(1, "stemma-grammar")
+        self._captures = Captures()
         self._compilers.submit(warm_up_grammar)
         self._compilers.submit(index_of, vocabulary)
         self.runner.warm_up()
@@ -126,7 +128,7 @@ class Engine:
         with self._gate:
             if self._dead is not None:
                 raise self._dead
-            acts = [self.scheduler.submit(delta, sink) for delta, sink in deltas]
+            acts = [self.scheduler.submit(delta, self._captures.watch(delta, sink)) for delta, sink in deltas]
             self._inbox.put(acts[0] if len(acts) == 1 else lambda: [act() for act in acts])
 
     def cancel(self, program: str, branches: Sequence[str] | None = None) -> None:
@@ -255,6 +257,7 @@ class Engine:
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=30)
         self._compilers.shutdown(wait=False, cancel_futures=True)
+        self._captures.close()
         _alive.discard(self)
 
     def __enter__(self) -> Engine:

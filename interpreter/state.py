@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stemma.interpreter.chat import to_messages
 from stemma.interpreter.graph import FILLED, GraphBranch, GraphNode, ProgramGraph
 from stemma.interpreter.runtime import Run
-from stemma.interpreter.values import Captured, Given, Made, Value
+from stemma.interpreter.values import Captured, Extracted, Given, Made, Value
 from stemma.interpreter.wire import RunOptions
 from stemma.lang.errors import ProgramError, RequestError
 from stemma.lang.nodes import Gen, RoleBegin, RoleEnd, Select, as_nodes, caller
@@ -68,6 +68,8 @@ class ProgramState:
             added = self._run.append(self._branch, node, self._options)
             if isinstance(node, (Gen, Select)) and node.name is not None:
                 self._bind(node.name, Made(added, node.type if isinstance(node, Gen) else None))
+            for capture in node.captures if isinstance(node, Gen) else ():
+                self._bind(capture.name, Extracted(added, capture))
 
     def _bind(self, name: str, value: Value) -> None:
         with self._run.changed:
@@ -273,7 +275,7 @@ class ProgramState:
         value = self._value(name)
         node = value.node()
         if node is None:
-            yield str(value.read(self._run, timeout))
+            yield str(value.raw(self._run, timeout))
         else:
             yield from self._iter_node(node, timeout)
 

@@ -9,8 +9,23 @@ from typing import Any
 
 from stemma.interpreter.graph import GraphBranch, GraphNode
 from stemma.interpreter.runtime import Run
-from stemma.lang.errors import ProgramError
+from stemma.lang.errors import ProgramError, TruncatedError
+from stemma.lang.nodes import Capture
+from stemma.lang.params import SamplingParams
 from stemma.lang.types import TypeSpec
+
+
+def unreadable(node: GraphNode, error: object) -> ProgramError:
+    """The error for a text that is not what its gen was to make: `TruncatedError` if max_tokens cut it off."""
+    finish = node.meta.get("finish_reason") or {}
+    described, text = node.describe(), node.text or ""
+    if finish.get("type") != "length":
+        return ProgramError(f"{described}: {error}", where=node.where, node=described)
+    limit = SamplingParams.from_dict(node.wire.get("params") or {}).max_new_tokens
+    tokens = finish.get("length", node.meta.get("completion_tokens"))
+    by = f"max_tokens={limit}" if limit is not None and tokens in (limit, None) else "the end of the context"
+    message = f"{described}: {error}; it was cut off by {by}"
+    return TruncatedError(message, where=node.where, node=described, tokens=tokens, limit=limit, text=text)
 
 
 class Value(ABC):
@@ -56,11 +71,7 @@ class Made(Value):
         try:
             return self.type.value_of(text)
         except ValueError as error:
-            node = self.made_by
-            reason = (node.meta.get("finish_reason") or {}).get("type")
-            hint = "; it was cut off by max_tokens" if reason == "length" else ""
-            message = f"{node.describe()}: {error}{hint}"
-            raise ProgramError(message, where=node.where, node=node.describe()) from error
+            raise unreadable(self.made_by, error) from error
 
     def raw(self, run: Run, timeout: float | None = None) -> str:
         run.wait([self.made_by], timeout)
@@ -68,6 +79,37 @@ class Made(Value):
 
     def node(self) -> GraphNode:
         return self.made_by
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted(Value):
+    """What a composed gen captured under a name: a list where that may happen several times, else one value or None."""
+
+    made_by: GraphNode
+    capture: Capture
+
+    def read(self, run: Run, timeout: float | None = None) -> Any:
+        texts, spec = self._texts(run, timeout), self.capture.type
+        try:
+            values = texts if spec is None else [spec.value_of(text) for text in texts]
+        except ValueError as error:
+            raise unreadable(self.made_by, f"capture {self.capture.name!r}: {error}") from error
+        return self._one_or_all(values)
+
+    def raw(self, run: Run, timeout: float | None = None) -> Any:
+        return self._one_or_all(self._texts(run, timeout))
+
+    def _one_or_all(self, values: list[Any]) -> Any:
+        return values if self.capture.many else next(iter(values), None)
+
+    def _texts(self, run: Run, timeout: float | None) -> list[str]:
+        node, name = self.made_by, self.capture.name
+        run.wait([node], timeout)
+        captures, text = node.meta.get("captures"), node.text or ""
+        if captures is None:
+            why = node.meta.get("captures_error") or f"the text is no whole match of the constraint: {text!r:.2000}"
+            raise unreadable(node, f"capture {name!r} has no value: {why}")
+        return [text[start:end] for start, end in captures.get(name, ())]
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from stemma.lang.errors import ConstraintError, RequestError
 
-ConstraintKind = Literal["regex", "choices", "json_schema", "ebnf", "structural_tag"]
+ConstraintKind = Literal["regex", "choices", "json_schema", "ebnf", "structural_tag", "composed"]
 
 GREEDY_TEMPERATURE = 1e-6  # below this, sampling takes the argmax
 
@@ -172,7 +172,8 @@ def _bias(value: Any) -> tuple[tuple[int, float], ...]:
 class Constraint:
     """What a generation's text must match, whole.
 
-    `kind` names the front end; `value` is the pattern, the schema or grammar text, or the tuple of choices. Whether the
+    `kind` names the front end; `value` is the pattern, the schema or grammar text, the tuple of choices, or
+    for "composed" the JSON text of a tree of these (see lang/compose.py). Whether the
     value compiles is known only to the engine; here only its shape is checked. Hashable: engines cache by it.
     """
 
