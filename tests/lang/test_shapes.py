@@ -8,8 +8,20 @@ import enum
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, NotRequired, Optional, Required, TypedDict
-from typing import TypeVar, Union  # noqa: UP035 - both spellings are tested
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    NewType,
+    NotRequired,
+    Optional,
+    Required,
+    TypedDict,
+    TypeVar,
+    Union,
+)
 
 import pytest
 from hypothesis import given, settings
@@ -87,7 +99,7 @@ class Point(NamedTuple):
 class Person(pydantic.BaseModel):
     name: Annotated[str, pydantic.Field(pattern="^[A-Z]", max_length=20)]
     age: int = pydantic.Field(ge=0, le=150)
-    friends: list[Person] = []
+    friends: list[Person] = pydantic.Field(default_factory=list)
 
 
 JsonTree = typing_extensions.TypeAliasType("JsonTree", Union[int, list["JsonTree"]])  # noqa: UP007
@@ -282,7 +294,7 @@ class BadEnum(enum.Enum):
         (list, r"say of what: list\[int\]"),
         (dict, r"say of what: dict\[str, int\]"),
         (dict[int, str], "keys of JSON objects are strings"),
-        (list["Nowhere"], "a name in quotes"),  # noqa: F821
+        (list["Nowhere"], "a name in quotes"),  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
         (WithInit, "WithInit.x: InitVar"),
         (Unknown, "Unknown.*Nowhere"),
         (list[Literal[b"a"]], "may hold str, int, bool and None, got b'a'"),
@@ -325,7 +337,7 @@ def made_class(kind: int, inner: list[tuple[Any, Any, str]]) -> tuple[Any, Any, 
         cls = NamedTuple("Made", list(hints.items()))  # type: ignore[misc]
     else:
         cls = TypedDict("Made", hints)  # type: ignore[misc,operator]
-    return cls, st.fixed_dictionaries(values).map(lambda fields: cls(**fields)), "object"
+    return cls, st.fixed_dictionaries(values).map(lambda fields: cls(**{n: fields[n] for n in names})), "object"
 
 
 def containers(inner: Any) -> Any:
@@ -339,7 +351,7 @@ def containers(inner: Any) -> Any:
         ),
         st.lists(inner, min_size=2, max_size=3, unique_by=lambda t: t[2])
         .filter(lambda ts: all(t[2] != "mixed" for t in ts))
-        .map(lambda ts: (Union[tuple(t[0] for t in ts)], st.one_of([t[1] for t in ts]), "mixed")),
+        .map(lambda ts: (Union[tuple(t[0] for t in ts)], st.one_of([t[1] for t in ts]), "mixed")),  # noqa: UP007
         st.builds(made_class, st.integers(0, 2), st.lists(inner, min_size=1, max_size=3)),
     )
 
