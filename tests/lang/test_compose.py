@@ -125,8 +125,8 @@ def test_a_capture_has_the_type_of_a_type_and_of_json():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: regex(3), "regex must be a string, got 3"),
-        (lambda: literal(None), "literal must be a string"),
+        (lambda: regex(3), "regex must be a string, got 3"),  # type: ignore[arg-type]
+        (lambda: literal(None), "literal must be a string"),  # type: ignore[arg-type]
         (lambda: json("{"), "json takes a schema or a type"),
         (lambda: json(complex), "type must be made of"),
         (lambda: choice(), "at least one option"),
@@ -143,7 +143,7 @@ def test_a_capture_has_the_type_of_a_type_and_of_json():
         (lambda: gen("x", constraint=capture("x", int)), "the capture 'x' has the name of its gen"),
         (lambda: captures_of(capture("x", int) | capture("x", bool)), "two types, int and bool"),
         (lambda: gen("x", constraint="a" + regex("b"), regex="c"), "only one constraint may be given"),
-        (lambda: gen("x", constraint=3), "got 3"),
+        (lambda: gen("x", constraint=3), "got 3"),  # type: ignore[arg-type]
         (lambda: stemma.gen_int("x", constraint=regex("b")), "gen_int fixes the type"),
     ],
 )
