@@ -103,7 +103,7 @@ def bounded(shape: Shape, metadata: Iterable[Any], given: Any) -> Shape:
         return shape
     kind = shape.schema.get("type", "")
     fixed = "prefixItems" in shape.schema or "properties" in shape.schema
-    keywords = {} if fixed else _BOUNDS.get(kind, {})
+    keywords = {} if fixed or "format" in shape.schema else _BOUNDS.get(kind, {})
     if kind == "array" and _is_set(get_args(given)[0]):
         keywords = {}  # equal items would count in the text and not in the set
     schema = dict(shape.schema)

@@ -1,6 +1,7 @@
 """Python types as JSON: the schema that a value's text satisfies, and the way back from parsed JSON to the value.
 
 int, float, bool, str, None, Any
+date, datetime, UUID    strings of JSON Schema's formats; a datetime has its offset from UTC
 Annotated[T, …]         bounds on T: see `bounds`
 Literal, Enum           by value; an enum whose values are not all str, int or bool by name
 list, set, frozenset    arrays; `Sequence` reads as a list
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import datetime
 import enum
 import json
 import math
@@ -24,6 +26,7 @@ import re
 import sys
 import types
 import typing
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
@@ -31,8 +34,8 @@ from stemma.lang.bounds import Mismatch, Reader, Schema, Shape, bounded, shown
 from stemma.lang.errors import RequestError
 
 SUPPORTED = (
-    "int, float, bool, str, None, Any, Literal[…], Enum, Annotated[…], list[…], set[…], tuple[…], dict[str, …], "
-    "Optional, Union, TypedDict, dataclass, NamedTuple, pydantic models"
+    "int, float, bool, str, date, datetime, UUID, None, Any, Literal[…], Enum, Annotated[…], list[…], set[…], "
+    "tuple[…], dict[str, …], Optional, Union, TypedDict, dataclass, NamedTuple, pydantic models"
 )
 _LISTS = (list, collections.abc.Sequence, collections.abc.MutableSequence, collections.abc.Iterable)
 _SETS = {set: set, frozenset: frozenset, collections.abc.Set: set, collections.abc.MutableSet: set}
@@ -336,11 +339,30 @@ def _is_float(value: Any) -> bool:
         return False
 
 
-_SCALARS = {
+_SCALARS: dict[type, Shape] = {
     int: Shape({"type": "integer"}, _reader("an integer", lambda value: type(value) is int)),
     float: Shape({"type": "number"}, _reader("a number that a float can hold", _is_float, float)),
     bool: Shape({"type": "boolean"}, _reader("true or false", lambda value: isinstance(value, bool))),
     str: Shape({"type": "string"}, _reader("a string", lambda value: isinstance(value, str))),
+}
+
+
+def _formatted(format: str, make: Callable[[str], Any]) -> Shape:
+    def read(value: Any, path: str) -> Any:
+        if not isinstance(value, str):
+            _fail(path, f"a {format} in quotes", value)
+        try:
+            return make(value)
+        except ValueError as error:  # the year 0000 and leap seconds too, which Python's calendar has not
+            raise Mismatch(f"{path or 'it'} must be a {format}: {error}") from error
+
+    return Shape({"type": "string", "format": format}, read)
+
+
+_SCALARS |= {
+    datetime.date: _formatted("date", datetime.date.fromisoformat),
+    datetime.datetime: _formatted("date-time", lambda text: datetime.datetime.fromisoformat(text.upper())),
+    uuid.UUID: _formatted("uuid", uuid.UUID),
 }
 
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import enum
 import json
 import re
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 from stemma.lang.bounds import Mismatch, Regex, marks_of, shown
@@ -28,8 +28,6 @@ REGEX_INT = r"-?(0|[1-9][0-9]{0,18})"
 REGEX_FLOAT = r"-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,15})?([eE][+-]?[0-9]{1,2})?"
 REGEX_BOOL = r"(true|false|True|False)"
 REGEX_STR = r'"([^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"'
-
-_of_class: weakref.WeakKeyDictionary[type, TypeSpec] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +78,15 @@ def json_spec(given: Any) -> TypeSpec:
 
     Raises `RequestError` naming the type when it is not supported.
     """
-    if isinstance(given, type) and given in _of_class:
-        return _of_class[given]
+    return _class_spec(given) if isinstance(given, type) else _json_spec(given)
+
+
+@lru_cache(maxsize=256)
+def _class_spec(given: type) -> TypeSpec:
+    return _json_spec(given)  # classes are told apart by identity; types such as Union are not, so they are not kept
+
+
+def _json_spec(given: Any) -> TypeSpec:
     shape = shape_of(given)
 
     def convert(text: str) -> Any:
@@ -92,10 +97,7 @@ def json_spec(given: Any) -> TypeSpec:
         return shape.read(value, "")
 
     schema = json.dumps(shape.schema, ensure_ascii=False)
-    spec = TypeSpec(shown(given), Constraint("json_schema", schema), convert)
-    if isinstance(given, type):
-        _of_class[given] = spec
-    return spec
+    return TypeSpec(shown(given), Constraint("json_schema", schema), convert)
 
 
 def _no_constant(name: str) -> NoReturn:
