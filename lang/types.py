@@ -16,7 +16,6 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 from stemma.lang.bounds import Mismatch, Regex, marks_of, shown
@@ -78,12 +77,27 @@ def json_spec(given: Any) -> TypeSpec:
 
     Raises `RequestError` naming the type when it is not supported.
     """
-    return _class_spec(given) if isinstance(given, type) else _json_spec(given)
+    try:
+        key = _key(given)
+        known = _specs.get(key)
+    except TypeError:  # it holds what cannot be hashed
+        return _json_spec(given)
+    if known is None:
+        known = _json_spec(given)
+        if len(_specs) >= _MAX_SPECS:
+            _specs.clear()
+        _specs[key] = known
+    return known
 
 
-@lru_cache(maxsize=256)
-def _class_spec(given: type) -> TypeSpec:
-    return _json_spec(given)  # classes are told apart by identity; types such as Union are not, so they are not kept
+_specs: dict[Any, TypeSpec] = {}
+_MAX_SPECS = 256
+
+
+def _key(given: Any) -> Any:
+    """Equal only for types that are the same in order and value: `int | str == str | int`, but they read otherwise."""
+    args = get_args(given)
+    return (get_origin(given), tuple([_key(arg) for arg in args])) if args else (type(given), given)
 
 
 def _json_spec(given: Any) -> TypeSpec:

@@ -85,7 +85,12 @@ def test_language_and_captures_are_those_of_the_regular_expression(pair, text):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.recursive(st.integers() | st.text(max_size=3) | st.none(), st.lists, max_leaves=4), max_size=3))
+@given(
+    st.lists(
+        st.recursive(st.integers(-(10**20), 10**20) | st.text(max_size=3) | st.none(), st.lists, max_leaves=4),
+        max_size=3,
+    )
+)
 def test_json_parts_are_found_whatever_they_hold(values):
     part = "[" + repeat(capture("v", json({})), separator=" | ") + "]"
     text = "[" + " | ".join(stdlib_json.dumps(value) for value in values) + "]"

@@ -271,6 +271,15 @@ def test_a_dataclass_without_recursion_is_written_out_at_the_root():
     }
 
 
+def test_types_that_python_calls_equal_are_told_apart():
+    either, other = int | float, float | int
+    assert either == other
+    assert [type(json_spec(t).value_of("1")) for t in (either, other)] == [int, float]
+    assert json_spec(list[either]).constraint != json_spec(list[other]).constraint
+    assert json_spec(list[Literal[1]]).constraint != json_spec(list[Literal[True]]).constraint
+    assert json_spec(list[Tree]) is json_spec(list[Tree])
+
+
 def test_scalars_stay_bare_at_the_top_and_containers_are_json():
     assert type_spec(Literal["a"]).value_of("a") == "a"
     assert type_spec(UserId).constraint == type_spec(int).constraint
