@@ -104,7 +104,11 @@ class _Rules:
         self.warnings.extend(f"composed: {where}: {warning}" for warning in lowered.warnings)
         self.trim = self.trim or lowered.trim
         node = lowered.node
-        if node.size <= INLINE and not lowered.rules and isinstance(node, ir.Chars | ir.Words | ir.Seq | ir.Alt):
+        if (
+            node.size <= INLINE
+            and not lowered.rules
+            and isinstance(node, ir.Chars | ir.Words | ir.Seq | ir.Alt | ir.Repeat)
+        ):
             return node
         offset = len(self.rules)
         self.rules.extend(_moved(rule, offset) for rule in lowered.rules)

@@ -20,7 +20,7 @@ from stemma.lang.params import Constraint
 
 TOKENS = [bytes([i]) for i in range(128)]
 VOCABULARY = Vocabulary([*TOKENS, None], 129, frozenset([128]), lambda text: list(text.encode()))
-LEAVES = ["a", "b", "ab", "[ab]*", "[ab]+", "a?", "b{1,2}", "c"]
+LEAVES = ["a", "b", "ab", "[ab]*", "[ab]+", "a?", "b{1,2}", "c", "(?:[abc]{30})?[ab]*"]  # the last is a rule of its own
 
 
 class Pair:
@@ -43,6 +43,12 @@ def names(pairs: list[Pair]) -> frozenset[str]:
     return frozenset().union(*(pair.names for pair in pairs))
 
 
+def separated(item: Pair, separator: Pair, low: int, high: int | None) -> Pair:
+    more = f"(?:{separator.pattern}{item.pattern}){{{max(low - 1, 0)},{'' if high is None else high - 1}}}"
+    pattern = f"(?:{item.pattern}{more}){'' if low else '?'}"
+    return Pair(repeat(item.part, low, high, separator=separator.part), pattern)
+
+
 def grown(inner: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
     several = st.lists(inner, min_size=2, max_size=3).filter(lambda ps: sum(len(p.names) for p in ps) == len(names(ps)))
     return st.one_of(
@@ -54,6 +60,12 @@ def grown(inner: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
                     repeat(p.part, *b), f"(?:{p.pattern}){{{b[0]},{'' if b[1] is None else b[1]}}}", p.names
                 )
             )
+        ),
+        st.builds(
+            lambda item, separator, bounds: separated(item, separator, *bounds),
+            inner.filter(lambda p: not p.names),
+            inner.filter(lambda p: not p.names),
+            st.sampled_from([(0, None), (1, None), (0, 1), (0, 2), (2, 3)]),
         ),
         st.tuples(st.sampled_from(["x", "y", "z"]), inner).filter(lambda t: t[0] not in t[1].names).map(
             lambda t: captured(*t)
@@ -69,8 +81,10 @@ PAIRS = st.recursive(
 
 
 @settings(max_examples=250, deadline=None)
-@given(PAIRS, st.text("abc", max_size=7))
-def test_language_and_captures_are_those_of_the_regular_expression(pair, text):
+@given(st.data(), PAIRS, st.text("abc", max_size=7))
+def test_language_and_captures_are_those_of_the_regular_expression(data, pair, text):
+    inside = st.from_regex(re.compile(pair.pattern), fullmatch=True).filter(lambda drawn: len(drawn) < 12)
+    text = data.draw(inside) if data.draw(st.booleans()) else text
     constraint, match = constraint_of(pair.part), re.fullmatch(pair.pattern, text)
     assert matches(constraint, text) == (match is not None)
     found = find_captures(constraint, text)
