@@ -274,7 +274,7 @@ class ProgramState:
         self._await_name(name, timeout)
         value = self._value(name)
         node = value.node()
-        if node is None or isinstance(value, Extracted):
+        if node is None:
             yield str(value.raw(self._run, timeout))
         else:
             yield from self._iter_node(node, timeout)

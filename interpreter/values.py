@@ -99,8 +99,9 @@ class Extracted(Value):
     def raw(self, run: Run, timeout: float | None = None) -> Any:
         return self._one_or_all(self._texts(run, timeout))
 
-    def node(self) -> GraphNode:
-        return self.made_by
+    def nodes(self) -> list[GraphNode]:
+        """What must settle before it can be read without waiting."""
+        return [self.made_by]
 
     def _one_or_all(self, values: list[Any]) -> Any:
         return values if self.capture.many else next(iter(values), None)

@@ -42,8 +42,10 @@ def lower_composed(constraint: Constraint, deadline: Deadline, lower_leaf: Lower
 
 
 def _leaf(constraint: Constraint, kind: str, value: Any) -> Constraint:
-    text = json.dumps(value, ensure_ascii=False) if kind == "json_schema" else value
-    return replace(constraint, kind=kind, value=text)  # type: ignore[arg-type]
+    """A leaf as a constraint; what the whole says about JSON holds for its JSON."""
+    if kind == "json_schema":
+        return replace(constraint, kind=kind, value=json.dumps(value, ensure_ascii=False))
+    return Constraint(kind, value)  # type: ignore[arg-type]
 
 
 def _bytes(text: str, where: str) -> bytes:
