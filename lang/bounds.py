@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, get_args, get_origin
 
 from stemma.lang.errors import RequestError
@@ -69,7 +68,7 @@ _HOLDS: dict[str, Callable[[Any, Any], bool]] = {
     "gt": lambda value, bound: value > bound,
     "le": lambda value, bound: value <= bound,
     "lt": lambda value, bound: value < bound,
-    "multiple_of": lambda value, bound: Decimal(repr(value)) % Decimal(repr(bound)) == 0,
+    "multiple_of": lambda value, bound: _is_multiple(value, bound),
     "min_length": lambda value, bound: len(value) >= bound,
     "max_length": lambda value, bound: len(value) <= bound,
     "pattern": lambda value, bound: _finds(re.search, bound, value),
@@ -141,6 +140,12 @@ def _whole(pattern: str) -> str:
 def _is_set(given: Any) -> bool:
     origin = get_origin(given)
     return isinstance(origin, type) and issubclass(origin, Set)
+
+
+def _is_multiple(value: Any, bound: Any) -> bool:
+    from decimal import Decimal  # as the decimals that are written, which floats are not; few need it
+
+    return Decimal(repr(value)) % Decimal(repr(bound)) == 0
 
 
 def _finds(search: Callable[..., Any], pattern: str, text: str) -> bool:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import datetime
 import enum
 import json
 import math
@@ -26,7 +25,6 @@ import re
 import sys
 import types
 import typing
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
@@ -107,8 +105,8 @@ class _Shapes:
             return Shape({"type": "null"}, _reader("null", lambda value: value is None))
         if given in (Any, object):
             return Shape({}, lambda value, path: value)
-        if isinstance(given, type) and given in _SCALARS:
-            return _SCALARS[given]
+        if isinstance(given, type) and (scalar := _SCALARS.get(given) or _of_format(given)):
+            return scalar
         given = self._aliases.get(_reference(given) or "", given)
         if type(given).__name__ == "TypeAliasType":
             self._aliases[given.__name__] = given
@@ -359,11 +357,15 @@ def _formatted(format: str, make: Callable[[str], Any]) -> Shape:
     return Shape({"type": "string", "format": format}, read)
 
 
-_SCALARS |= {
-    datetime.date: _formatted("date", datetime.date.fromisoformat),
-    datetime.datetime: _formatted("date-time", lambda text: datetime.datetime.fromisoformat(text.upper())),
-    uuid.UUID: _formatted("uuid", uuid.UUID),
-}
+def _of_format(given: type) -> Shape | None:
+    """By name, so that who does not use these types does not load their modules."""
+    name = f"{given.__module__}.{given.__qualname__}"
+    made: Any = given
+    if name == "datetime.date":
+        return _formatted("date", made.fromisoformat)
+    if name == "datetime.datetime":
+        return _formatted("date-time", lambda text: made.fromisoformat(text.upper()))
+    return _formatted("uuid", made) if name == "uuid.UUID" else None
 
 
 def _literal(values: Iterable[Any], given: Any) -> Shape:
