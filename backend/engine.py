@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import asdict, replace
 from typing import Any
 
+from stemma.backend.captures import Captures
 from stemma.backend.config import EngineConfig
 from stemma.backend.grammar.base import Grammar
 from stemma.backend.grammar.give_way import collect_all, set_aside
@@ -86,6 +87,7 @@ class Engine:
         self._grammars = GrammarService(
             vocabulary, config.grammar_backend, config.grammar_workers, lambda: bool(self.scheduler.memory.running)
         )
+        self._captures = Captures()
         self.runner.warm_up()
         self.scheduler = Scheduler(
             self.runner,
@@ -124,7 +126,7 @@ class Engine:
         with self._gate:
             if self._dead is not None:
                 raise self._dead
-            acts = [self.scheduler.submit(delta, sink) for delta, sink in deltas]
+            acts = [self.scheduler.submit(delta, self._captures.watch(delta, sink)) for delta, sink in deltas]
             self._inbox.put(acts[0] if len(acts) == 1 else lambda: [act() for act in acts])
 
     def cancel(self, program: str, branches: Sequence[str] | None = None) -> None:
@@ -253,6 +255,7 @@ class Engine:
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=30)
         self._grammars.close()
+        self._captures.close()
         _alive.discard(self)
 
     def __enter__(self) -> Engine:

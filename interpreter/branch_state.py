@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from stemma.interpreter.graph import GraphBranch, GraphNode, ProgramGraph
 from stemma.interpreter.runtime import Run
-from stemma.interpreter.values import Captured, Decided, Gathered, Given, Made, Thought, Value
+from stemma.interpreter.values import Captured, Decided, Extracted, Gathered, Given, Made, Thought, Value
 from stemma.interpreter.wire import RunOptions
 from stemma.lang.choices import (
     ChoicesMethod,
@@ -64,8 +64,11 @@ class BranchState:
             added = self._run.append(self._branch, node, self._options)
             if isinstance(node, Select) and node.name is not None:
                 self._bind(node.name, Made(added))
-            elif isinstance(node, Gen) and node.name is not None:
-                self._bind_gen(node, node.name, added)
+            elif isinstance(node, Gen):
+                if node.name is not None:
+                    self._bind_gen(node, node.name, added)
+                for capture in node.captures:
+                    self._bind(capture.name, Extracted(added, capture))
 
     def _bind_gen(self, node: Gen, name: str, added: GraphNode) -> None:
         if node.reasoning is None:

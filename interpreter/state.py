@@ -225,7 +225,7 @@ class ProgramState(BranchState):
         if any(not n.settled for n in nodes):
             self._run.flush()
             yield _Wait(lambda: all(n.settled for n in nodes), f"a value named {name!r}")
-        yield str(value.read(self._run))
+        yield value.quote(self._run)
 
     def _node_pieces(self, node: GraphNode) -> Iterator[str | _Wait]:
         shown = 0

@@ -11,9 +11,24 @@ from typing import Any, Literal
 from stemma.interpreter.graph import GraphBranch, GraphNode
 from stemma.interpreter.runtime import Run
 from stemma.lang.choices import ChoicesDecision, ChoicesSamplingMethod
-from stemma.lang.errors import EndpointError, ProgramError, RequestError
+from stemma.lang.errors import EndpointError, ProgramError, RequestError, TruncatedError
+from stemma.lang.nodes import Capture
+from stemma.lang.params import SamplingParams
 from stemma.lang.reasoning import Reasoning
 from stemma.lang.types import TypeSpec
+
+
+def unreadable(node: GraphNode, error: object) -> ProgramError:
+    """The error for a text that is not what its gen was to make: `TruncatedError` if max_tokens cut it off."""
+    finish = node.meta.get("finish_reason") or {}
+    described, text = node.describe(), node.text or ""
+    if finish.get("type") != "length":
+        return ProgramError(f"{described}: {error}", where=node.where, node=described)
+    limit = SamplingParams.from_dict(node.wire.get("params") or {}).max_new_tokens
+    tokens = finish.get("length", node.meta.get("completion_tokens"))
+    by = f"max_tokens={limit}" if limit is not None and tokens in (limit, None) else "the end of the context"
+    message = f"{described}: {error}; it was cut off by {by}"
+    return TruncatedError(message, where=node.where, node=described, tokens=tokens, limit=limit, text=text)
 
 
 class Value(ABC):
@@ -54,10 +69,7 @@ def typed(node: GraphNode, type: TypeSpec, text: str) -> Any:
     try:
         return type.value_of(text)
     except ValueError as error:
-        reason = (node.meta.get("finish_reason") or {}).get("type")
-        hint = "; it was cut off by max_tokens" if reason == "length" else ""
-        message = f"{node.describe()}: {error}{hint}"
-        raise ProgramError(message, where=node.where, node=node.describe()) from error
+        raise unreadable(node, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +176,49 @@ class Decided(Value):
         made = self._decide(run, timeout)
         mine = {"choice": self.choices.index(made.decision), **(made.meta_info or {})}
         return {**self.scored.meta, **mine}
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted(Value):
+    """What a composed gen captured under a name: a list where that may happen several times, else one value or None."""
+
+    made_by: GraphNode
+    capture: Capture
+
+    def read(self, run: Run, timeout: float | None = None) -> Any:
+        texts, spec = self._texts(run, timeout), self.capture.type
+        try:
+            values = texts if spec is None else [spec.value_of(text) for text in texts]
+        except ValueError as error:
+            raise unreadable(self.made_by, f"capture {self.capture.name!r}: {error}") from error
+        return self._one_or_all(values)
+
+    def raw(self, run: Run, timeout: float | None = None) -> Any:
+        return self._one_or_all(self._texts(run, timeout))
+
+    def quote(self, run: Run) -> str:
+        if self.capture.many:
+            raise RequestError(f"{self.capture.name!r} is captured many times: quote what you make of the list")
+        return self.raw(run) or ""
+
+    def nodes(self) -> list[GraphNode]:
+        return [self.made_by]
+
+    def meta(self, run: Run, timeout: float | None = None) -> dict[str, Any]:
+        run.wait([self.made_by], timeout)
+        return dict(self.made_by.meta)
+
+    def _one_or_all(self, values: list[Any]) -> Any:
+        return values if self.capture.many else next(iter(values), None)
+
+    def _texts(self, run: Run, timeout: float | None) -> list[str]:
+        node, name = self.made_by, self.capture.name
+        run.wait([node], timeout)
+        captures, text = node.meta.get("captures"), node.text or ""
+        if captures is None:
+            why = node.meta.get("captures_error") or f"the text is no whole match of the constraint: {text!r:.2000}"
+            raise unreadable(node, f"capture {name!r} has no value: {why}")
+        return [text[start:end] for start, end in captures.get(name, ())]
 
 
 @dataclass(slots=True)

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from stemma.lang import compose
 from stemma.lang.choices import ChoicesMethod, ChoicesSamplingMethod, any_method, token_length_normalized
 from stemma.lang.errors import ConstraintError, RequestError
 from stemma.lang.nodes import Gen, Logprobs, NodeList, RoleBegin, RoleEnd, Select, as_nodes, caller
 from stemma.lang.params import Constraint, SamplingParams
 from stemma.lang.reasoning import Reasoning, reasoning_format
-from stemma.lang.types import TypeSpec, type_spec
+from stemma.lang.types import TypeSpec, json_spec, type_spec
 
 
 def gen(
@@ -42,17 +43,20 @@ def gen(
     choices: Sequence[str] | None = None,
     choices_method: ChoicesSamplingMethod | str | None = None,
     regex: str | None = None,
-    json_schema: str | Mapping[str, Any] | None = None,
+    json_schema: str | Mapping[str, Any] | Any = None,
     ebnf: str | None = None,
     structural_tag: str | Mapping[str, Any] | None = None,
+    constraint: compose.Part | Constraint | None = None,
     timeout: float | None = None,
     lenient: bool | None = None,
     whitespace: str | None = None,
 ) -> Gen | Select:
     """Generate text here, and keep it under `name` if one is given. `None` means: as the run says.
 
-    `type` (or `dtype`) names a Python type: the text is constrained to it and `s[name]` is the value. At most one of
-    `type`, `regex`, `json_schema`, `ebnf`, `structural_tag` may be given. With `choices` this is a `select`, which
+    `type` (or `dtype`) names a Python type: the text is constrained to it and `s[name]` is the value. `json_schema`
+    takes a schema as text or dict, a pydantic model or another type, and `s[name]` is the text. `constraint` is made of
+    `sequence`, `choice`, `repeat`, `capture` and the like (see `compose`). At most one of `type`, `regex`,
+    `json_schema`, `ebnf`, `structural_tag`, `constraint` may be given. With `choices` this is a `select`, which
     takes `choices_method`, `temperature` and `seed` and nothing else. `timeout` is how many seconds it may take once
     everything before it is there; then it fails, and so does what follows it.
 
@@ -76,6 +80,7 @@ def gen(
         type=spec,
         logprobs=check_logprobs(return_logprob, logprob_start_len, top_logprobs_num, token_ids_logprob),
         timeout=_seconds(timeout),
+        captures=compose.captures_of(constraint, name) if isinstance(constraint, compose.Part) else (),
         where=caller(),
     )
 
@@ -264,14 +269,18 @@ def _one_type(dtype: Any, type: Any) -> TypeSpec | None:
 
 
 def _one_constraint(given: Mapping[str, Any], spec: TypeSpec | None) -> Constraint | None:
-    kinds = ("type", "dtype", "regex", "json_schema", "ebnf", "structural_tag")
+    kinds = ("type", "dtype", "regex", "json_schema", "ebnf", "structural_tag", "constraint")
     present = [kind for kind in kinds if kind in given]
     if len(present) > 1:
         raise ConstraintError(f"only one constraint may be given, got {' and '.join(present)}", param=present[1])
     if spec is not None or not present:
         return spec.constraint if spec else None
     kind = present[0]
-    value = given[kind]
+    value: Any = given[kind]
+    if kind == "constraint":
+        return value if isinstance(value, Constraint) else compose.constraint_of(compose.as_part(value))
+    if kind == "json_schema" and _is_type(value):
+        return json_spec(value).constraint
     if kind in ("json_schema", "structural_tag"):
         return Constraint(kind, _as_json(kind, value))
     return Constraint("ebnf" if kind == "ebnf" else "regex", value)
@@ -285,6 +294,10 @@ def _with_options(constraint: Constraint | None, lenient: bool | None, whitespac
         name, value = next(iter(options.items()))
         raise ConstraintError(f"{name}={value!r} needs json_schema or structural_tag", param=name)
     return replace(constraint, **options)
+
+
+def _is_type(value: Any) -> bool:
+    return not isinstance(value, (str, Mapping, bool, int, float, list))
 
 
 def _as_json(kind: str, value: Any) -> str:
@@ -321,7 +334,8 @@ def _select_of(given: dict[str, Any]) -> Select:
 
 
 def _gen_typed(word: str, type: Any, name: str | None, max_tokens: int | None, options: dict[str, Any]) -> Gen | Select:
-    fixed = [o for o in ("type", "dtype", "choices", "choices_method", "regex", "json_schema", "ebnf") if o in options]
+    words = ("type", "dtype", "choices", "choices_method", "regex", "json_schema", "ebnf", "structural_tag")
+    fixed = [o for o in (*words, "constraint") if o in options]
     if fixed:
         raise RequestError(f"{word} fixes the type; remove {', '.join(fixed)}", param=fixed[0])
     return gen(name, max_tokens, type=type, **options)

@@ -8,6 +8,7 @@ StemmaError
 ├── CancelledError                      a program, branch or request was cancelled
 │   └── BudgetError                     a program used up its budget of tokens or money and was stopped
 └── ProgramError                        what a reader of a program sees: the user's line, the node, the cause
+    └── TruncatedError                  a typed text or a form ended at max_tokens, before it was whole
 """
 
 from __future__ import annotations
@@ -66,3 +67,26 @@ class ProgramError(StemmaError):
         super().__init__(message)
         self.where = where
         self.node = node
+
+
+class TruncatedError(ProgramError):
+    """Raised where a typed value or a capture is read whose text was cut off by `max_tokens`.
+
+    `tokens` is how many were generated, `limit` the `max_tokens` that held (None: up to the context's end), `text` what
+    there is. Give the gen more tokens, or constrain the type further (bounds on lengths and numbers).
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        node: str | None = None,
+        tokens: int | None = None,
+        limit: int | None = None,
+        text: str = "",
+    ) -> None:
+        super().__init__(message, where=where, node=node)
+        self.tokens = tokens
+        self.limit = limit
+        self.text = text

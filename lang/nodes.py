@@ -7,6 +7,7 @@
     RoleEnd     a chat turn ends
     Ref         the text of a value of another branch, once it is there
     NodeList    several of them in order; `+` builds it: `"Q: " + gen("a") + "."`
+    Lowering    what becomes nodes when it is appended
 
 Every node carries `where`, the user's `file:line` that wrote it.
 """
@@ -54,6 +55,15 @@ class Expression:
         return NodeList((*as_nodes(other), *as_nodes(self)))
 
 
+class Lowering(Expression):
+    """An expression that becomes nodes when it is appended."""
+
+    __slots__ = ()
+
+    def nodes(self) -> tuple[Node, ...]:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
 class Text(Expression):
     """Literal text. Never read as special tokens."""
@@ -76,6 +86,15 @@ class Logprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class Capture:
+    """A part of a composed gen's text that has a name: once, or `many` times; its type, where it is not just text."""
+
+    name: str
+    many: bool = False
+    type: TypeSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Gen(Expression):
     """Generate. `overrides` are the sampling parameters given here; the rest come from the run."""
 
@@ -86,6 +105,7 @@ class Gen(Expression):
     logprobs: Logprobs = Logprobs()
     timeout: float | None = None
     reasoning: Reasoning | None = None
+    captures: tuple[Capture, ...] = ()
     where: str = field(default="", compare=False)
 
     def __str__(self) -> str:
@@ -165,6 +185,8 @@ def as_nodes(value: Any) -> tuple[Node, ...]:
         return (value,)
     if isinstance(value, NodeList):
         return value.nodes
+    if isinstance(value, Lowering):
+        return value.nodes()
     if isinstance(value, (list, tuple)):
         return tuple(node for item in value for node in as_nodes(item))
     shown = f"{value!r:.80} ({type(value).__name__})"

@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 
 from stemma.lang.errors import ConstraintError, RequestError
 
-ConstraintKind = Literal["regex", "choices", "json_schema", "ebnf", "structural_tag"]
+ConstraintKind = Literal["regex", "choices", "json_schema", "ebnf", "structural_tag", "composed"]
 
-JSON_KINDS = ("json_schema", "structural_tag")  # the kinds that `lenient` and `whitespace` are for
+JSON_KINDS = ("json_schema", "structural_tag", "composed")  # the kinds that `lenient` and `whitespace` are for
 
 GREEDY_TEMPERATURE = 1e-6  # below this, sampling takes the argmax
 MAX_CHOICES = 50_000  # strings of one constraint
@@ -183,7 +183,8 @@ def _bias(value: Any) -> tuple[tuple[int, float], ...]:
 class Constraint:
     """What a generation's text must match, whole.
 
-    `kind` names the front end; `value` is the pattern, the schema or grammar text, or the tuple of choices. Whether the
+    `kind` names the front end; `value` is the pattern, the schema or grammar text, the tuple of choices, or
+    for "composed" the JSON text of a tree of these (see lang/compose.py). Whether the
     value compiles is known only to the engine; here only its shape is checked. Hashable: engines cache by it.
 
     Two options are for JSON (`json_schema`, and the schemas of a `structural_tag`). `lenient`: what cannot be enforced

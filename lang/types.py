@@ -5,6 +5,8 @@ bool            true, false, True or False
 str             a JSON string, quotes and escapes included; the value is the string without them
 Literal[…]      one of the values as text, without quotes
 Enum            one of the members, by value where all are str, int or bool, by name otherwise
+Annotated[str, Regex(…)]    text that matches the pattern, without quotes
+all others      JSON: see `shapes`
 """
 
 from __future__ import annotations
@@ -14,17 +16,17 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
+from stemma.lang.bounds import Mismatch, Regex, marks_of, shown
 from stemma.lang.errors import RequestError
 from stemma.lang.params import Constraint
+from stemma.lang.shapes import shape_of, unaliased
 
 REGEX_INT = r"-?(0|[1-9][0-9]{0,18})"
 REGEX_FLOAT = r"-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,15})?([eE][+-]?[0-9]{1,2})?"
 REGEX_BOOL = r"(true|false|True|False)"
 REGEX_STR = r'"([^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*"'
-
-_SUPPORTED = "int, float, bool, str, Literal[…] of str, int or bool, and Enum classes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,9 @@ class TypeSpec:
         """The value that the text stands for. Raises `ValueError` naming both when it stands for none."""
         try:
             return self.convert(text)
-        except (ValueError, KeyError):
-            raise ValueError(f"{text!r} is not a value of type {self.name}") from None
+        except (ValueError, KeyError, RecursionError) as error:
+            reason = f": {error}" if isinstance(error, Mismatch) else ""
+            raise ValueError(f"{text!r:.2000} is not a value of type {self.name}{reason}") from None
 
 
 def type_spec(given: Any) -> TypeSpec:
@@ -50,7 +53,8 @@ def type_spec(given: Any) -> TypeSpec:
     """
     if isinstance(given, TypeSpec):
         return given
-    plain = {"int": int, "float": float, "bool": bool, "str": str}.get(given) if isinstance(given, str) else given
+    by_name = {"int": int, "float": float, "bool": bool, "str": str}
+    plain = unaliased(by_name.get(given, given) if isinstance(given, str) else given)
     if plain is bool:
         return _by_regex("bool", REGEX_BOOL, lambda text: text.lower() == "true")
     if plain is int:
@@ -63,7 +67,65 @@ def type_spec(given: Any) -> TypeSpec:
         return _literal(plain)
     if isinstance(plain, type) and issubclass(plain, enum.Enum):
         return _enum(plain)
-    raise RequestError(f"type must be one of {_SUPPORTED}, got {given!r}", param="type")
+    if get_origin(plain) is Annotated and any(isinstance(mark, Regex) for mark in get_args(plain)[1:]):
+        return _bare_pattern(plain)
+    return json_spec(given)
+
+
+def json_spec(given: Any) -> TypeSpec:
+    """The spec of a type whose text is always JSON: strings, literals and enums in quotes.
+
+    Raises `RequestError` naming the type when it is not supported.
+    """
+    try:
+        key = _key(given)
+        known = _specs.get(key)
+    except TypeError:  # it holds what cannot be hashed
+        return _json_spec(given)
+    if known is None:
+        known = _json_spec(given)
+        if len(_specs) >= _MAX_SPECS:
+            _specs.clear()
+        _specs[key] = known
+    return known
+
+
+_specs: dict[Any, TypeSpec] = {}
+_MAX_SPECS = 256
+
+
+def _key(given: Any) -> Any:
+    """Equal only for types that are the same in order and value: `int | str == str | int`, but they read otherwise."""
+    args = get_args(given)
+    return (get_origin(given), tuple([_key(arg) for arg in args])) if args else (type(given), given)
+
+
+def _json_spec(given: Any) -> TypeSpec:
+    shape = shape_of(given)
+
+    def convert(text: str) -> Any:
+        try:
+            value = json.loads(text, parse_constant=_no_constant)
+        except ValueError as error:
+            raise Mismatch(f"it is not JSON: {error}") from None
+        return shape.read(value, "")
+
+    schema = json.dumps(shape.schema, ensure_ascii=False)
+    return TypeSpec(shown(given), Constraint("json_schema", schema), convert)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _bare_pattern(given: Any) -> TypeSpec:
+    base, *metadata = get_args(given)
+    marks = marks_of(metadata, given)
+    if unaliased(base) is not str or len(marks) != 1:
+        raise RequestError(f"Regex stands alone, and with str: Annotated[str, Regex(…)]; got {given!r}", param="type")
+    pattern: str = marks[0][1]
+    read = shape_of(given).read
+    return TypeSpec(shown(given), Constraint("regex", pattern), lambda text: read(text, ""))
 
 
 def _by_regex(name: str, regex: str, convert: Callable[[str], Any]) -> TypeSpec:

@@ -33,6 +33,16 @@ _NAMES = {
     "Reasoning": "lang.reasoning",
     "ChoicesSamplingMethod": "lang.choices",
     "ChoicesDecision": "lang.choices",
+    "regex": "lang.compose",
+    "literal": "lang.compose",
+    "choice": "lang.compose",
+    "json": "lang.compose",
+    "ebnf": "lang.compose",
+    "sequence": "lang.compose",
+    "repeat": "lang.compose",
+    "optional": "lang.compose",
+    "capture": "lang.compose",
+    "Regex": "lang.bounds",
     "token_length_normalized": "lang.choices",
     "greedy_token_selection": "lang.choices",
     "unconditional_likelihood_normalized": "lang.choices",
@@ -40,6 +50,7 @@ _NAMES = {
     "Constraint": "lang.params",
     "StemmaError": "lang.errors",
     "ProgramError": "lang.errors",
+    "TruncatedError": "lang.errors",
     "RequestError": "lang.errors",
     "ConstraintError": "lang.errors",
     "EndpointError": "lang.errors",
@@ -62,7 +73,8 @@ _NAMES = {
     "Engine": "backend.engine",
 }
 
-__all__ = ["__version__", *_NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
+# `from stemma import *` must not hide the standard library's json
+__all__ = ["__version__", *(n for n in _NAMES if n != "json")]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
@@ -84,7 +96,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_NAMES})
 
 
 if TYPE_CHECKING:
@@ -120,11 +132,21 @@ if TYPE_CHECKING:
     from stemma.lang.api import user as user
     from stemma.lang.api import user_begin as user_begin
     from stemma.lang.api import user_end as user_end
+    from stemma.lang.bounds import Regex as Regex
     from stemma.lang.choices import ChoicesDecision as ChoicesDecision
     from stemma.lang.choices import ChoicesSamplingMethod as ChoicesSamplingMethod
     from stemma.lang.choices import greedy_token_selection as greedy_token_selection
     from stemma.lang.choices import token_length_normalized as token_length_normalized
     from stemma.lang.choices import unconditional_likelihood_normalized as unconditional_likelihood_normalized
+    from stemma.lang.compose import capture as capture
+    from stemma.lang.compose import choice as choice
+    from stemma.lang.compose import ebnf as ebnf
+    from stemma.lang.compose import json as json
+    from stemma.lang.compose import literal as literal
+    from stemma.lang.compose import optional as optional
+    from stemma.lang.compose import regex as regex
+    from stemma.lang.compose import repeat as repeat
+    from stemma.lang.compose import sequence as sequence
     from stemma.lang.errors import BudgetError as BudgetError
     from stemma.lang.errors import CancelledError as CancelledError
     from stemma.lang.errors import ConstraintError as ConstraintError
@@ -133,6 +155,7 @@ if TYPE_CHECKING:
     from stemma.lang.errors import ProgramError as ProgramError
     from stemma.lang.errors import RequestError as RequestError
     from stemma.lang.errors import StemmaError as StemmaError
+    from stemma.lang.errors import TruncatedError as TruncatedError
     from stemma.lang.params import Constraint as Constraint
     from stemma.lang.params import SamplingParams as SamplingParams
     from stemma.lang.reasoning import Reasoning as Reasoning

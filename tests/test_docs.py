@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,8 +35,12 @@ def demo() -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("source", [p for _, p in programs()], ids=[n for n, _ in programs()])
-def test_a_program_of_the_documentation_runs(demo: Engine, source: str, capsys: pytest.CaptureFixture[str]):
-    exec(compile(source, "docs", "exec"), {"__name__": "docs"})
+def test_a_program_of_the_documentation_runs(
+    demo: Engine, source: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    module = types.ModuleType("docs")
+    monkeypatch.setitem(sys.modules, "docs", module)  # dataclasses look their module up
+    exec(compile(source, "docs", "exec", dont_inherit=True), module.__dict__)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

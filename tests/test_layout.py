@@ -30,9 +30,10 @@ MAY = {
     "backend/config.py": ("lang.errors",),
     "backend/messages.py": ("lang.errors", "lang.params"),
     "backend/requests.py": ("lang.errors", "lang.params", "backend.messages"),
+    "backend/captures.py": ("lang.errors", "lang.params", "backend.messages", "backend.grammar"),
     "backend/cache": ("backend.core", "backend.cache"),
     "backend/text": ("lang.errors", "lang.params", "backend.grammar.base", "backend.text"),
-    "backend/grammar": ("lang.errors", "lang.params", "backend.grammar"),
+    "backend/grammar": ("lang.errors", "lang.params", "lang.spans", "backend.grammar"),
     "backend/grammar/command.py": ("lang.errors", "lang.params", "backend.grammar", "backend.text"),
     "backend/scheduler": (
         "lang.errors", "lang.params", "lang.choices", "backend.core", "backend.messages", "backend.cache",

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from stemma.backend.grammar import ir
 from stemma.backend.grammar.automaton import DEAD, Dfa
 from stemma.backend.grammar.base import Grammar, Vocabulary
+from stemma.backend.grammar.composed import finder_of, lower_composed
 from stemma.backend.grammar.ebnf import parse_ebnf
 from stemma.backend.grammar.json_schema import Lowered, read_schema
 from stemma.backend.grammar.limits import MAX_SIZE, TIME_LIMIT, Deadline
@@ -39,6 +40,8 @@ def lower(constraint: Constraint, deadline: Deadline, *, lenient: bool = False) 
     lenient, whitespace = lenient or constraint.lenient, constraint.whitespace
     if kind == "json_schema":
         return read_schema(value, deadline, lenient=lenient, whitespace=whitespace)
+    if kind == "composed":
+        return lower_composed(constraint, deadline, lambda leaf: lower(leaf, deadline, lenient=lenient))
     return parse_structural_tag(value, deadline, lenient=lenient, whitespace=whitespace)
 
 
@@ -131,6 +134,18 @@ def matches(constraint: Constraint, text: str | bytes) -> bool:
     dfa = Dfa(lowered.node, deadline, rules=lowered.rules, trim=lowered.trim)
     state = dfa.run(0, text.encode() if isinstance(text, str) else text)
     return state != DEAD and dfa.accepting[state]
+
+
+def find_captures(constraint: Constraint, text: str, seconds: float = TIME_LIMIT) -> dict[str, list[list[int]]] | None:
+    """Where the captures of a composed constraint are in a text that it matched: start and end in characters, by name.
+
+    None if the text as a whole is no match. Raises ConstraintError when finding them takes longer than `seconds`.
+    """
+    with _finding:
+        return finder_of(constraint, lower).find(text, seconds)
+
+
+_finding = threading.Lock()
 
 
 def warm_up() -> None:

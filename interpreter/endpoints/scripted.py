@@ -20,6 +20,7 @@ from typing import Any
 
 from stemma.interpreter.chat import plain_marker
 from stemma.interpreter.endpoints.base import Delta, Endpoint, Event, OnEvent
+from stemma.interpreter.endpoints.composed import scripted_captures
 from stemma.interpreter.graph import FILLED, ROLES
 from stemma.interpreter.timers import call_later
 from stemma.interpreter.wire import error_to_wire
@@ -71,7 +72,7 @@ class ScriptedEndpoint(Endpoint):
     with, or a function. A list is used up in turn by whatever comes; a function is called with the prompt's text and
     the node, and returns a text or an exception. Without replies each gen answers its own name. A select takes its
     reply if that is one of the choices, and the first choice if it has none. Gens stop at their stop strings, and a
-    reply that does not match the gen's regex or choices is an error.
+    reply that does not match the gen's regex, choices or composed constraint is an error.
 
     `latency` is how many seconds each reply takes, or a function of the prompt's text and the node; meanwhile other
     branches go on, as they would on an engine. `deltas` are all deltas that came, in order; `prompts` the last prompt
@@ -353,4 +354,9 @@ def _generated(node: dict[str, Any], reply: str | None) -> tuple[str, dict[str, 
         raise RequestError(f"the scripted reply {text!r} does not match the regex {constraint['value']!r}")
     if constraint.get("kind") == "choices" and text not in constraint["value"]:
         raise RequestError(f"the scripted reply {text!r} is none of the choices {constraint['value']!r}")
+    if constraint.get("kind") == "composed":
+        captures = scripted_captures(constraint["value"], text)
+        if captures is None:
+            raise RequestError(f"the scripted reply {text!r} does not match the constraint {constraint['value']}")
+        return text, {"finish_reason": finish, "captures": captures}
     return text, {"finish_reason": finish}

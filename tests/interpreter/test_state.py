@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from stemma import ProgramState, ScriptedEndpoint, assistant, function, gen, select, user, user_begin, user_end
-from stemma.lang.errors import ProgramError, RequestError
+from stemma.lang.errors import ProgramError, RequestError, TruncatedError
 
 
 def run(body: Callable[[ProgramState], Any], replies: Any = None, **options: Any) -> ProgramState:
@@ -29,14 +29,15 @@ def test_text_that_is_not_of_the_type_is_an_error_at_the_reader_naming_the_gen()
             on_event({"event": "done", "branch": "r", "node": 0, "text": '"ab', "ids": [], "meta": meta})
 
     def body(s):
-        s += gen("t", type=str)
+        s += gen("t", 2, type=str)
         return s["t"]
 
     with pytest.raises(
-        ProgramError, match=r"gen 't' at .*test_state.py:\d+: '\"ab' is not.*cut off by max_tokens"
+        TruncatedError, match=r"gen 't' at .*test_state.py:\d+: '\"ab' is not.*cut off by max_tokens"
     ) as e:
         function(body).run(backend=Cut())
-    assert isinstance(e.value.__cause__, ValueError)
+    assert isinstance(e.value.__cause__, ValueError) and isinstance(e.value, ProgramError)
+    assert (e.value.tokens, e.value.limit, e.value.text) == (2, 2, '"ab')
 
 
 def test_an_unknown_name_is_a_key_error_listing_the_names():

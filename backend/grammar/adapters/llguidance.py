@@ -56,6 +56,10 @@ def compile_constraint(
 
 def _grammar_text(peer: Any, constraint: Constraint, whitespace: bool) -> str:
     kind, value = constraint.kind, constraint.value
+    if kind == "composed":
+        raise ConstraintError(
+            "llguidance has no composed constraints; use grammar_backend='native'", param="constraint"
+        )
     if kind == "choices":
         words = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in value)
         return peer.LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {words}\n")

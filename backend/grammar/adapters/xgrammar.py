@@ -59,6 +59,8 @@ def compile_constraint(
 
 def _compile(compiler: Any, constraint: Constraint, max_whitespace: int | None) -> Any:
     kind, value = constraint.kind, constraint.value
+    if kind == "composed":
+        raise ConstraintError("xgrammar has no composed constraints; use grammar_backend='native'", param="constraint")
     if kind == "choices":
         words = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in value)
         return compiler.compile_grammar(f"root ::= {words}\n")
