@@ -173,11 +173,11 @@ def test_a_part_that_does_not_compile_is_named(part, message):
 
 
 def test_lenient_reaches_the_leaves():
-    part = "a" + json({"type": "string", "format": "colour"})
-    with pytest.raises(ConstraintError, match="colour"):
+    part = "a" + json({"type": "array", "uniqueItems": True})
+    with pytest.raises(ConstraintError, match="uniqueItems"):
         compile_constraint(constraint_of(part), VOCABULARY)
     grammar = compile_constraint(constraint_of(part), VOCABULARY, lenient=True)
-    assert any("composed: sequence[1].json_schema: json_schema: format" in warning for warning in grammar.warnings)
+    assert any("composed: sequence[1].json_schema: json_schema" in warning for warning in grammar.warnings)
 
 
 def test_a_hostile_search_ends_in_time():

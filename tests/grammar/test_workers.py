@@ -99,10 +99,10 @@ def test_refusals_are_those_of_the_thread(world, workers: Workers, constraint: C
 
 
 def test_warnings_of_a_lenient_schema_come_along(world, workers: Workers) -> None:
-    constraint = Constraint("json_schema", '{"type": "string", "format": "klingon"}')
+    constraint = Constraint("json_schema", '{"type": "array", "uniqueItems": true}')
     with pytest.raises(ConstraintError):
         workers.compile(constraint, world.bpe)
-    assert any("format" in warning for warning in workers.compile(constraint, world.bpe, lenient=True).warnings)
+    assert any("uniqueItems" in warning for warning in workers.compile(constraint, world.bpe, lenient=True).warnings)
 
 
 def test_what_the_vocabulary_cannot_spell_is_refused(world, workers: Workers) -> None:
