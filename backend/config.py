@@ -43,6 +43,9 @@ class EngineConfig:
     grammar_backend: str = _opt(
         "native", "engine of constraints; the others are optional extras", ("native", "llguidance", "xgrammar")
     )
+    disable_mask_overlap: bool = _opt(
+        False, "work out constraint masks after the forward pass, not in a thread while it runs"
+    )
     disable_jump_forward: bool = _opt(False, "sample forced tokens one by one")
     random_seed: int = _opt(0, "seed of dummy weights and of requests that give none")
     lease_seconds: float = _opt(60.0, "how long a program's branch may stay idle before its lease ends")

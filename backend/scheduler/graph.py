@@ -312,7 +312,6 @@ class Graph:
             return
         try:
             work.matcher = made.matcher()
-            work.mask = work.matcher.mask()
         except StemmaError as error:
             self.fail(branch, error)
             return
