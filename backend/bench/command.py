@@ -8,6 +8,7 @@ import sys
 BENCHES = {
     "scheduler": "host time of one step, with a runner that does nothing",
     "grammar": "constraint engines side by side: schemas, regular expressions, a batch of 128",
+    "masks": "a batch of distinct schemas: steps that waited for a mask, with and without overlap",
     "offline": "tokens per second against transformers.generate, same model, same run",
 }
 

@@ -78,10 +78,10 @@ class StepMasks:
     def help(self) -> None:
         """The thread's part."""
         with self._lent:
-            self._seconds += self._work(polite=True)
+            self._seconds += self._work()
 
-    def _work(self, polite: bool = False) -> float:
-        """Rows until none is left; returns the processor time. polite: lets others have the interpreter in between."""
+    def _work(self) -> float:
+        """Rows until none is left; returns the processor time."""
         todo = self._todo
         if not todo:
             return 0.0
@@ -93,8 +93,6 @@ class StepMasks:
                 break
             _, work, hold = self._wanted[k]
             self._rows[k] = self._masker.row(work, hold)
-            if polite:
-                time.sleep(0)
         return time.thread_time() - begin
 
 
