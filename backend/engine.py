@@ -233,7 +233,7 @@ class Engine:
 
     def info(self) -> dict[str, Any]:
         """The model, the options and the load, as one flat JSON-ready object."""
-        info = asdict(self.config) | self.runner.model_info() | self.load()
+        info = asdict(self.config) | self.runner.model_info() | self.load() | self.runner.masks.figures()
         info |= {
             "model_path": self.config.model_path,
             "tokenizer_path": self.config.model_path,

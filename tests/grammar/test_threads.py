@@ -84,3 +84,20 @@ def test_threads_do_not_disturb_each_other(constraint: Constraint, walker: str, 
             thread.join(60)
         for seed in range(threads):
             assert found[seed] == truth[seed], f"walk {seed}"
+
+
+def test_an_automaton_grows_under_its_lock_only() -> None:
+    text = b'{"name": "abc'
+    grammar = compile_constraint(CONSTRAINTS[0], VOCAB)
+    dfa = grammar.dfa
+    assert dfa.has_runs
+    state = dfa.run(0, text)
+    before = len(dfa._stacks), len(dfa._items)
+    shape: list[int] = []
+    other = threading.Thread(target=lambda: shape.append(dfa.shape(state, 9)))
+    with dfa.lock:
+        other.start()
+        other.join(0.1)
+        assert not shape and (len(dfa._stacks), len(dfa._items)) == before
+    other.join(20)
+    assert shape and len(dfa._items) > before[1]  # it had something to add
