@@ -162,11 +162,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="stemma bench masks",
         description="A batch of distinct JSON schemas through two engines that take turns: masks worked out while the "
-        "forward pass runs, and after it. Prints the share of steps that waited for a mask, tokens per second, and what "
-        "interning the rows saves.",
+        "forward pass runs, and after it. Prints the share of steps that waited for a mask, tokens per second, and "
+        "what interning the rows saves.",
         epilog="example: stemma bench masks --schemas schemas.jsonl --rows 128",
     )
     parser.add_argument("--model", default="demo", help="model directory, or 'demo' for the bundled model")
+    parser.add_argument("--load-format", default="auto", choices=("auto", "dummy"), help="'dummy': random weights")
     parser.add_argument("--schemas", type=Path, metavar="FILE.jsonl", help="default: 20 built-in schemas")
     parser.add_argument("--rows", type=int, default=128, help="distinct schemas in the batch")
     parser.add_argument("--new-tokens", type=int, default=64, help="most tokens of each")
@@ -176,11 +177,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     schemas = read_schemas(args.schemas)
+    options = {"load_format": args.load_format, "num_threads": args.threads, "max_running_requests": args.rows}
     with ExitStack() as stack:
         engines = {
-            mode: stack.enter_context(
-                Engine(args.model, num_threads=args.threads, max_running_requests=args.rows, disable_mask_overlap=off)
-            )
+            mode: stack.enter_context(Engine(args.model, disable_mask_overlap=off, **options))
             for mode, off in MODES.items()
         }
         first = next(iter(engines.values()))

@@ -1,4 +1,4 @@
-"""Constrained batches through the engine: masks with and without overlap give the same ids, and the waits are counted."""
+"""Constrained batches through the engine: the same ids with and without overlap of masks, and waits are counted."""
 
 from __future__ import annotations
 

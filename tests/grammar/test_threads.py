@@ -15,7 +15,25 @@ from stemma.backend.grammar.base import Vocabulary
 from stemma.backend.grammar.compiler import compile_constraint
 from stemma.lang.params import Constraint
 
-PIECES = ["ab", "abc", "a a", '{"', '":', '",', '"}', "12", "the", "the ", '["', '"]', "},", "true", "null", "éa", "\\n"]
+PIECES = [
+    "ab",
+    "abc",
+    "a a",
+    '{"',
+    '":',
+    '",',
+    '"}',
+    "12",
+    "the",
+    "the ",
+    '["',
+    '"]',
+    "},",
+    "true",
+    "null",
+    "éa",
+    "\\n",
+]
 TOKENS = [bytes([i]) for i in range(256)] + [piece.encode() for piece in PIECES]
 EOS = len(TOKENS)
 VOCAB = Vocabulary([*TOKENS, None], EOS + 1, frozenset([EOS]), lambda text: list(text.encode()))
