@@ -34,13 +34,26 @@ class MaskStats:
     mask_seconds: float = 0.0  # processor time of working them out, in whichever thread
 
 
+@dataclass(slots=True)
+class Wanted:
+    """A row of bits that a step needs.
+
+    hold: the end is held back by min_new_tokens. known: the row is there already, nobody need ask the matcher.
+    """
+
+    index: int  # in the plan
+    work: Work
+    hold: bool
+    known: Int32 | None = None
+
+
 class StepMasks:
     """(plan index, row) pairs of one plan, in order. The first iteration waits until all are worked out.
 
     While it is not finished, nobody else may touch the matchers of its rows.
     """
 
-    def __init__(self, masker: Masker, wanted: list[tuple[int, Work, bool]]) -> None:
+    def __init__(self, masker: Masker, wanted: list[Wanted]) -> None:
         self._masker = masker
         self._wanted = wanted
         self._todo = deque(range(len(wanted)))
@@ -54,9 +67,9 @@ class StepMasks:
 
     def __iter__(self) -> Iterator[tuple[int, Int32]]:
         self.finish()
-        for (index, _, _), row in zip(self._wanted, self._rows, strict=True):
+        for wanted, row in zip(self._wanted, self._rows, strict=True):
             assert row is not None
-            yield index, row
+            yield wanted.index, row
 
     def finish(self) -> None:
         """Wait until all rows are worked out, and count the wait. In the scheduler's thread."""
@@ -91,8 +104,7 @@ class StepMasks:
                 k = todo.popleft()
             except IndexError:  # the other one was faster
                 break
-            _, work, hold = self._wanted[k]
-            self._rows[k] = self._masker.row(work, hold)
+            self._rows[k] = self._masker.row(self._wanted[k])
         return time.thread_time() - begin
 
 
@@ -108,8 +120,8 @@ class Masker:
         self._nothing.flags.writeable = False
         self._queue: SimpleQueue[StepMasks | None] | None = None
 
-    def begin(self, wanted: list[tuple[int, Work, bool]]) -> StepMasks:
-        """Start on (plan index, work, whether its end is held back by min_new_tokens)."""
+    def begin(self, wanted: list[Wanted]) -> StepMasks:
+        """Start on the masks of a step."""
         masks = StepMasks(self, wanted)
         if self._overlap and wanted:
             if self._queue is None:
@@ -123,14 +135,16 @@ class Masker:
         """The statistics, JSON-ready."""
         return asdict(self.stats)
 
-    def row(self, work: Work, hold: bool) -> Int32:
+    def row(self, wanted: Wanted) -> Int32:
         """int32[words], read-only or new. An error is left in `work` for `Output`, and the row allows nothing."""
-        try:
-            mask = None if work.matcher is None else work.matcher.mask()
-        except Exception as error:  # a grammar that grew too large fails its own branch only
-            work.mask_error = error
-            return self._nothing
-        if not hold:
+        work, mask = wanted.work, wanted.known
+        if mask is None and work.matcher is not None:
+            try:
+                mask = work.matcher.mask()
+            except Exception as error:  # a grammar that grew too large fails its own branch only
+                work.mask_error = error
+                return self._nothing
+        if not wanted.hold:
             assert mask is not None
             return mask
         held = np.full(self._words, -1, np.int32) if mask is None else mask.copy()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArrays
-from stemma.backend.scheduler.branch import Branch, Work
-from stemma.backend.scheduler.masking import Masker
+from stemma.backend.scheduler.branch import Branch
+from stemma.backend.scheduler.masking import Masker, Wanted
 
 if TYPE_CHECKING:
     from stemma.backend.scheduler.admit import Memory
@@ -153,7 +153,7 @@ class Planner:
             offsets = np.arange(d + 1, dtype=np.int32)
             positions, flat = start, index
             sample = rows.sample[index]
-        masks: list[tuple[int, Work, bool]] = []
+        masks: list[Wanted] = []
         wants: list[LogprobRequest] = []
         for i, branch in self._special:
             self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
@@ -176,7 +176,7 @@ class Planner:
         )
 
     def _special_row(
-        self, i: int, branch: Branch, start: int, n: int, sample: bool, masks: list, wants: list[LogprobRequest]
+        self, i: int, branch: Branch, start: int, n: int, sample: bool, masks: list[Wanted], wants: list[LogprobRequest]
     ) -> None:
         work = branch.work
         assert work is not None
@@ -184,7 +184,7 @@ class Planner:
             assert work.params is not None
             hold = start + n - work.prompt_len < work.params.min_new_tokens
             if hold or work.matcher is not None:
-                masks.append((i, work, hold))
+                masks.append(Wanted(i, work, hold))
         if work.score_from >= 0:
             first, last = max(work.score_from, start + 1), min(start + n + 1, work.limit)
             if first < last:

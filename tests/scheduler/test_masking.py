@@ -16,7 +16,7 @@ from stemma.backend.core import Int32, Plan, StepOutput
 from stemma.backend.messages import parse_delta
 from stemma.backend.scheduler.branch import Work
 from stemma.backend.scheduler.loop import Scheduler
-from stemma.backend.scheduler.masking import Masker
+from stemma.backend.scheduler.masking import Masker, Wanted
 from stemma.lang.errors import ConstraintError
 from stemma.lang.params import SamplingParams
 from tests.scheduler.world import EOS, VOCAB, FakeRunner, FakeText
@@ -77,7 +77,7 @@ def masker(overlap: bool) -> Masker:
 @pytest.mark.parametrize("overlap", [False, True])
 def test_rows_come_in_the_order_of_the_plan(overlap: bool) -> None:
     rows = [bits(i) for i in range(40)]
-    masks = masker(overlap).begin([(3 * i, work(OneRow(row)), False) for i, row in enumerate(rows)])
+    masks = masker(overlap).begin([Wanted(3 * i, work(OneRow(row)), False) for i, row in enumerate(rows)])
     assert len(masks) == 40
     for _ in range(2):
         found = list(masks)
@@ -88,7 +88,7 @@ def test_rows_come_in_the_order_of_the_plan(overlap: bool) -> None:
 def test_with_overlap_nobody_has_to_ask() -> None:
     made, done = masker(True), threading.Event()
     matcher = OneRow(bits(5), done.set)
-    masks = made.begin([(0, work(matcher), False)])
+    masks = made.begin([Wanted(0, work(matcher), False)])
     assert done.wait(LIMIT)
     time.sleep(0.01)
     masks.finish()
@@ -99,7 +99,7 @@ def test_with_overlap_nobody_has_to_ask() -> None:
 def test_without_overlap_masks_are_made_when_they_are_asked_for_and_that_is_a_wait() -> None:
     made = masker(False)
     matcher = OneRow(bits(5), lambda: time.sleep(0.002))
-    masks = made.begin([(0, work(matcher), False)])
+    masks = made.begin([Wanted(0, work(matcher), False)])
     assert not matcher.threads
     masks.finish()
     assert matcher.threads == [threading.current_thread().name]
@@ -118,7 +118,7 @@ def test_who_waits_helps() -> None:
     slow = OneRow(bits(1), lambda: (started.set(), until_the_others_are_there())[0])
     quick = [OneRow(bits(i), lambda: others.release()) for i in range(2, 11)]
     made = masker(True)
-    masks = made.begin([(i, work(matcher), False) for i, matcher in enumerate([slow, *quick])])
+    masks = made.begin([Wanted(i, work(matcher), False) for i, matcher in enumerate([slow, *quick])])
     assert started.wait(LIMIT)
     masks.finish()
     assert slow.threads == ["stemma-masks"]
@@ -129,10 +129,11 @@ def test_who_waits_helps() -> None:
 def test_min_new_tokens_holds_the_end_back(overlap: bool) -> None:
     made = masker(overlap)
     wanted = [
-        (0, work(None, frozenset({9})), True),
-        (1, work(OneRow(bits(EOS, 7, 40))), True),
-        (2, work(OneRow(bits(EOS))), True),
-        (3, work(OneRow(bits(EOS, 7))), False),
+        Wanted(0, work(None, frozenset({9})), True),
+        Wanted(1, work(OneRow(bits(EOS, 7, 40))), True),
+        Wanted(2, work(OneRow(bits(EOS))), True),
+        Wanted(3, work(OneRow(bits(EOS, 7))), False),
+        Wanted(4, work(OneRow(bits(5))), True, known=bits(EOS, 8)),
     ]
     rows = [row.view(np.uint32).copy() for _, row in made.begin(wanted)]
     everything = np.full(VOCAB // 32, 0xFFFF_FFFF, np.uint32)
@@ -141,6 +142,7 @@ def test_min_new_tokens_holds_the_end_back(overlap: bool) -> None:
     np.testing.assert_array_equal(rows[1], bits(7, 40).view(np.uint32))
     np.testing.assert_array_equal(rows[2], bits(EOS).view(np.uint32))  # a grammar that allows only the end wins
     np.testing.assert_array_equal(rows[3], bits(EOS, 7).view(np.uint32))
+    np.testing.assert_array_equal(rows[4], bits(8).view(np.uint32))
 
 
 def one_gen(program: str, constraint: bool) -> dict[str, Any]:
@@ -217,7 +219,7 @@ def test_the_thread_ends_with_its_scheduler() -> None:
     alive = lambda: sum(t.name == "stemma-masks" for t in threading.enumerate())  # noqa: E731
     gc.collect()
     made = masker(True)
-    made.begin([(0, work(OneRow(bits(5))), False)]).finish()
+    made.begin([Wanted(0, work(OneRow(bits(5))), False)]).finish()
     before = alive()
     assert before >= 1
     del made
