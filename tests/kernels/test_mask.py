@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,7 @@ from torch import Tensor
 from stemma.kernels.dispatch import has_numba, has_triton
 from stemma.kernels.mask import reference
 
+ROOT = Path(__file__).parent.parent.parent
 CUDA = torch.cuda.is_available()
 CASES = [
     pytest.param("reference", "cpu"),
@@ -108,3 +113,25 @@ def test_a_view_that_is_not_contiguous_is_refused(name: str) -> None:
     table, row_ids = torch.zeros(1, 3, dtype=torch.int32), torch.zeros(4, dtype=torch.int32)
     with pytest.raises(ValueError, match="contiguous"):
         apply_mask(torch.zeros(70, 4).T, table, row_ids, None)
+
+
+COMPILE = """
+import sys, torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from stemma.kernels.mask.triton import _apply
+names = dict(logits=sys.argv[1], table="*i32", row_ids="*i32", temperature="*fp32", vocab="i32", words="i32")
+constants = dict(SCALED=True, BLOCK=1024)
+source = ASTSource(_apply, signature=names | dict.fromkeys(constants, "constexpr"), constexprs=constants)
+made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=dict(enable_fp_fusion=False))
+assert made.asm["cubin"] and "div.rn" in made.asm["ptx"], "not the division that rounds correctly"
+"""
+
+
+def test_the_triton_kernel_compiles_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
+    if not has_triton():
+        pytest.skip("triton is not installed")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-W", "error", "-c", COMPILE, "*bf16"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
