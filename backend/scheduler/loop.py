@@ -9,7 +9,7 @@ from typing import Any
 from stemma.backend.cache.base import NoCache, PrefixCache
 from stemma.backend.cache.radix import RadixCache
 from stemma.backend.cache.slots import SlotAllocator
-from stemma.backend.core import Runner
+from stemma.backend.core import Plan, Runner, StepOutput
 from stemma.backend.messages import GraphDelta
 from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.branch import Sink
@@ -75,11 +75,17 @@ class Scheduler:
         if plan is None:
             return bool(self.planner.settled)
         self.tokens_computed += len(plan.ids)
-        out = self.runner.run(plan)
-        if isinstance(plan.masks, StepMasks):
-            plan.masks.finish()  # from here on the matchers are the output's
-        self.output.process(plan, out)
+        self.output.process(plan, self._run(plan))
         return True
+
+    def _run(self, plan: Plan) -> StepOutput:
+        masks = plan.masks
+        if not isinstance(masks, StepMasks):
+            return self.runner.run(plan)
+        masks.start()
+        out = self.runner.run(plan)
+        masks.finish()  # if the runner did not: from here on the matchers are the output's
+        return out
 
     @property
     def idle(self) -> bool:

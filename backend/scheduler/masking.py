@@ -1,8 +1,8 @@
 """Grammar masks of a step, worked out while the forward pass runs.
 
 The mask for a row's next token depends on the token before it only, which is known when the step is planned; it is
-needed when the logits are there. So a thread works out the masks from the moment the plan exists, and the runner asks
-for them after the forward pass. What is not done by then, the asking thread helps with.
+needed when the logits are there. So a thread works out the masks from the moment the step is launched, and the runner
+asks for them after the forward pass. What is not done by then, the asking thread helps with.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Wanted:
 class StepMasks:
     """(plan index, row) pairs of one plan, in order. The first iteration waits until all are worked out.
 
-    While it is not finished, nobody else may touch the matchers of its rows.
+    From `start` to `finish`, nobody else may touch the matchers of its rows.
     """
 
     def __init__(self, masker: Masker, wanted: list[Wanted]) -> None:
@@ -70,6 +70,10 @@ class StepMasks:
         for wanted, row in zip(self._wanted, self._rows, strict=True):
             assert row is not None
             yield wanted.index, row
+
+    def start(self) -> None:
+        """Let the thread begin, if there is to be one. The runner is about to launch the step."""
+        self._masker.lend(self)
 
     def finish(self) -> None:
         """Wait until all rows are worked out, and count the wait. In the scheduler's thread."""
@@ -120,16 +124,19 @@ class Masker:
         self._nothing.flags.writeable = False
         self._queue: SimpleQueue[StepMasks | None] | None = None
 
-    def begin(self, wanted: list[Wanted]) -> StepMasks:
-        """Start on the masks of a step."""
-        masks = StepMasks(self, wanted)
-        if self._overlap and wanted:
-            if self._queue is None:
-                self._queue = SimpleQueue()
-                threading.Thread(target=_serve, args=(self._queue,), name="stemma-masks", daemon=True).start()
-                weakref.finalize(self, self._queue.put, None)  # the thread ends when nobody can ask it any more
-            self._queue.put(masks)
-        return masks
+    def step(self, wanted: list[Wanted]) -> StepMasks:
+        """The masks of one step; nothing is worked out yet."""
+        return StepMasks(self, wanted)
+
+    def lend(self, masks: StepMasks) -> None:
+        """Give a step to the thread."""
+        if not self._overlap:
+            return
+        if self._queue is None:
+            self._queue = SimpleQueue()
+            threading.Thread(target=_serve, args=(self._queue,), name="stemma-masks", daemon=True).start()
+            weakref.finalize(self, self._queue.put, None)  # the thread ends when nobody can ask it any more
+        self._queue.put(masks)
 
     def figures(self) -> dict[str, int | float]:
         """The statistics, JSON-ready."""

@@ -170,7 +170,7 @@ class Planner:
             slot_table=rows.slots,
             id_table=rows.ids,
             sampling=self._sampling,
-            masks=self.masker.begin(masks) if masks else (),
+            masks=self.masker.step(masks) if masks else (),
             logprobs=wants,
             groups=self._groups,
         )

@@ -16,7 +16,7 @@ from stemma.backend.core import Int32, Plan, StepOutput
 from stemma.backend.messages import parse_delta
 from stemma.backend.scheduler.branch import Work
 from stemma.backend.scheduler.loop import Scheduler
-from stemma.backend.scheduler.masking import Masker, Wanted
+from stemma.backend.scheduler.masking import Masker, StepMasks, Wanted
 from stemma.lang.errors import ConstraintError
 from stemma.lang.params import SamplingParams
 from tests.scheduler.world import EOS, VOCAB, FakeRunner, FakeText
@@ -74,10 +74,16 @@ def masker(overlap: bool) -> Masker:
     return Masker(VOCAB, frozenset({EOS}), overlap)
 
 
+def started(made: Masker, *wanted: Wanted) -> StepMasks:
+    masks = made.step(list(wanted))
+    masks.start()
+    return masks
+
+
 @pytest.mark.parametrize("overlap", [False, True])
 def test_rows_come_in_the_order_of_the_plan(overlap: bool) -> None:
     rows = [bits(i) for i in range(40)]
-    masks = masker(overlap).begin([Wanted(3 * i, work(OneRow(row)), False) for i, row in enumerate(rows)])
+    masks = started(masker(overlap), *(Wanted(3 * i, work(OneRow(row)), False) for i, row in enumerate(rows)))
     assert len(masks) == 40
     for _ in range(2):
         found = list(masks)
@@ -88,7 +94,7 @@ def test_rows_come_in_the_order_of_the_plan(overlap: bool) -> None:
 def test_with_overlap_nobody_has_to_ask() -> None:
     made, done = masker(True), threading.Event()
     matcher = OneRow(bits(5), done.set)
-    masks = made.begin([Wanted(0, work(matcher), False)])
+    masks = started(made, Wanted(0, work(matcher), False))
     assert done.wait(LIMIT)
     time.sleep(0.01)
     masks.finish()
@@ -99,7 +105,7 @@ def test_with_overlap_nobody_has_to_ask() -> None:
 def test_without_overlap_masks_are_made_when_they_are_asked_for_and_that_is_a_wait() -> None:
     made = masker(False)
     matcher = OneRow(bits(5), lambda: time.sleep(0.002))
-    masks = made.begin([Wanted(0, work(matcher), False)])
+    masks = started(made, Wanted(0, work(matcher), False))
     assert not matcher.threads
     masks.finish()
     assert matcher.threads == [threading.current_thread().name]
@@ -114,12 +120,12 @@ def test_who_waits_helps() -> None:
         for _ in range(9):
             assert others.acquire(timeout=LIMIT)
 
-    started = threading.Event()
-    slow = OneRow(bits(1), lambda: (started.set(), until_the_others_are_there())[0])
+    busy = threading.Event()
+    slow = OneRow(bits(1), lambda: (busy.set(), until_the_others_are_there())[0])
     quick = [OneRow(bits(i), lambda: others.release()) for i in range(2, 11)]
     made = masker(True)
-    masks = made.begin([Wanted(i, work(matcher), False) for i, matcher in enumerate([slow, *quick])])
-    assert started.wait(LIMIT)
+    masks = started(made, *(Wanted(i, work(matcher), False) for i, matcher in enumerate([slow, *quick])))
+    assert busy.wait(LIMIT)
     masks.finish()
     assert slow.threads == ["stemma-masks"]
     assert {name for matcher in quick for name in matcher.threads} == {threading.current_thread().name}
@@ -135,7 +141,7 @@ def test_min_new_tokens_holds_the_end_back(overlap: bool) -> None:
         Wanted(3, work(OneRow(bits(EOS, 7))), False),
         Wanted(4, work(OneRow(bits(5))), True, known=bits(EOS, 8)),
     ]
-    rows = [row.view(np.uint32).copy() for _, row in made.begin(wanted)]
+    rows = [row.view(np.uint32).copy() for _, row in started(made, *wanted)]
     everything = np.full(VOCAB // 32, 0xFFFF_FFFF, np.uint32)
     everything[0] ^= (1 << EOS) | (1 << 9)
     np.testing.assert_array_equal(rows[0], everything)
@@ -219,7 +225,7 @@ def test_the_thread_ends_with_its_scheduler() -> None:
     alive = lambda: sum(t.name == "stemma-masks" for t in threading.enumerate())  # noqa: E731
     gc.collect()
     made = masker(True)
-    made.begin([Wanted(0, work(OneRow(bits(5))), False)]).finish()
+    started(made, Wanted(0, work(OneRow(bits(5))), False)).finish()
     before = alive()
     assert before >= 1
     del made
