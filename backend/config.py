@@ -46,6 +46,9 @@ class EngineConfig:
     grammar_workers: int = _opt(
         1, "processes that compile constraints; 0: a thread of the engine does, which can stall its steps"
     )
+    disable_mask_overlap: bool = _opt(
+        False, "work out constraint masks after the forward pass, not in a thread while it runs"
+    )
     disable_jump_forward: bool = _opt(False, "sample forced tokens one by one")
     random_seed: int = _opt(0, "seed of dummy weights and of requests that give none")
     lease_seconds: float = _opt(60.0, "how long a program's branch may stay idle before its lease ends")

@@ -6,7 +6,7 @@ chunk, one decoded token, forced tokens, a scored choice) is "extend this row by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -103,6 +103,17 @@ class Group:
     shared: int
 
 
+class Masks(Protocol):
+    """(plan index, bitmask row int32[ceil(vocab / 32)], bit set = allowed) pairs; rows are not to be written to.
+
+    Iterating may wait for rows that are still being worked out: do it after the forward pass was launched. `len` never
+    waits.
+    """
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[int, Int32]]: ...
+
+
 @dataclass(slots=True)
 class Plan:
     """One step. B rows, T = n.sum() tokens, rows in depth-first order of their families.
@@ -126,7 +137,7 @@ class Plan:
     slot_table: Int32  # [max_rows, context]
     id_table: Int32  # [max_rows, context]
     sampling: SamplingArrays
-    masks: Sequence[tuple[int, Int32]] = ()  # (plan index, bitmask row of ceil(vocab / 32) words, bit set = allowed)
+    masks: Masks = ()
     logprobs: Sequence[LogprobRequest] = ()
     groups: Sequence[Group] = ()
 

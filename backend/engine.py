@@ -100,6 +100,7 @@ class Engine:
             conservativeness=config.schedule_conservativeness,
             radix=not config.disable_radix_cache,
             jump_forward=not config.disable_jump_forward,
+            mask_overlap=not config.disable_mask_overlap,
             seed=config.random_seed,
             lease=config.lease_seconds,
         )
@@ -232,7 +233,7 @@ class Engine:
 
     def info(self) -> dict[str, Any]:
         """The model, the options and the load, as one flat JSON-ready object."""
-        info = asdict(self.config) | self.runner.model_info() | self.load()
+        info = asdict(self.config) | self.runner.model_info() | self.load() | self.runner.masks.figures()
         info |= {
             "model_path": self.config.model_path,
             "tokenizer_path": self.config.model_path,

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-# operation -> (package, candidates best first). "cpu" is numba, fp32; "sdpa" and "reference" are torch.
+# operation -> (package, candidates best first). "cpu" is numba, fp32; "triton" needs a GPU; "sdpa" and "reference" are
+# torch.
 OPERATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rms_norm": ("rmsnorm", ("cpu", "reference")),
     "add_rms_norm": ("rmsnorm", ("cpu", "reference")),
@@ -23,6 +24,7 @@ OPERATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "silu_and_mul": ("silu_and_mul", ("cpu", "reference")),
     "store_kv": ("store_kv", ("cpu", "reference")),
     "attention": ("attention", ("cpu", "sdpa", "reference")),
+    "apply_mask": ("mask", ("triton", "cpu", "reference")),
     "draw": ("sampling", ("cpu", "reference")),
 }
 
@@ -37,6 +39,7 @@ class Kernels:
     silu_and_mul: Callable[..., Any]
     store_kv: Callable[..., Any]
     attention: Callable[..., Any]
+    apply_mask: Callable[..., Any]
     draw: Callable[..., Any]
     chosen: Mapping[str, str] = field(default_factory=dict)  # operation -> implementation
 
@@ -55,9 +58,16 @@ def has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+def has_triton() -> bool:
+    """Whether the Triton kernels can be imported here."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def _fits(name: str, device: torch.device, dtype: torch.dtype) -> bool:
     if name == "cpu":
         return device.type == "cpu" and dtype == torch.float32 and has_numba()
+    if name == "triton":
+        return device.type == "cuda" and has_triton()
     return True
 
 

@@ -27,7 +27,9 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):
     assert all(f"\n  {name} " in out for name in COMMANDS)
 
 
-@pytest.mark.parametrize("command", [["serve"], ["run"], ["bench", "scheduler"], ["bench", "offline"]])
+@pytest.mark.parametrize(
+    "command", [["serve"], ["run"], ["bench", "scheduler"], ["bench", "offline"], ["bench", "masks"]]
+)
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])

@@ -9,6 +9,7 @@ BENCHES = {
     "scheduler": "host time of one step, with a runner that does nothing",
     "grammar": "constraint engines side by side: schemas, regular expressions, a batch of 128",
     "hostile": "delays between steps while hostile schemas compile",
+    "masks": "a batch of distinct schemas: steps that waited for a mask, with and without overlap",
     "offline": "tokens per second against transformers.generate, same model, same run",
 }
 

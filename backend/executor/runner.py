@@ -14,6 +14,7 @@ from torch import Tensor
 from stemma.backend.cache.kv_pool import KVPool
 from stemma.backend.core import Int64, Plan, RowLogprobs, SamplingArrays, StepOutput
 from stemma.backend.executor.logprobs import check_ids, input_logprobs, output_logprobs
+from stemma.backend.executor.mask_table import MaskTable
 from stemma.backend.executor.sampler import sample
 from stemma.backend.executor.weights import DummyWeights, SafetensorWeights, check_directory
 from stemma.backend.layers.batch import ForwardBatch
@@ -136,6 +137,7 @@ class ModelRunner:
         self.num_slots = self._choose_slots(max_total_tokens)
         c = self.config
         self.pool = KVPool(c.num_layers, self.num_slots, c.num_kv_heads, c.head_dim, self.dtype, self.device)
+        self.masks = MaskTable(self.vocab_size, self.device)
         self._fused = self._fuse() if fused and self.kernels.compiled else None
         self.parameters = sum(int(np.prod(shape)) for shape in expected.values())
         self.load_seconds = time.perf_counter() - began
@@ -251,6 +253,7 @@ class ModelRunner:
                 any_filter=sampled,
                 any_penalty=sampled,
             ),
+            masks=[(0, np.full(self.masks.words, -1, np.int32))],
         )
 
     @torch.inference_mode()
@@ -274,7 +277,7 @@ class ModelRunner:
                 # sampling works in place: keep the raw rows
                 raw = logits[torch.from_numpy(np.searchsorted(places, [r.index for r in outputs]))]
         if places.size:
-            next_ids[places] = sample(logits, plan, places, self.kernels).numpy()
+            next_ids[places] = sample(logits, plan, places, self.kernels, self.masks).numpy()
         if raw is not None:
             output_logprobs(outputs, raw, [int(next_ids[r.index]) for r in outputs], results)
         return StepOutput(next_ids, results)

@@ -4,7 +4,8 @@ The order is: bias, penalties, grammar bitmask, temperature, top-k, top-p on wha
 after Hugging Face (repetition: positive logits divided, negative multiplied, for every distinct token of prompt and
 output) and the OpenAI API (frequency: times the count in the output; presence: once for each distinct output token).
 Candidates are ordered by logit, ties by id, so every filter keeps a well-defined set. Greedy rows (temperature 0) take
-the argmax of the penalised, masked logits, lowest id first. Draws: `stemma.kernels.sampling`.
+the argmax of the penalised, masked logits, lowest id first. Masks and temperature are one kernel,
+`stemma.kernels.mask`; draws: `stemma.kernels.sampling`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from stemma.backend.core import Int64, Plan, SamplingArrays
+from stemma.backend.executor.mask_table import MaskTable
 from stemma.kernels.dispatch import Kernels
 
 _SHORTLIST = 512  # candidates that the filters look at before they sort a whole row
@@ -49,21 +51,26 @@ def _penalise(logits: Tensor, plan: Plan, places: Int64) -> None:
             row[ids] -= torch.from_numpy(minus.astype(np.float32)).to(logits.device)
 
 
-def _apply_masks(logits: Tensor, plan: Plan, place: dict[int, int]) -> list[int]:
-    """Forbids what the bitmasks forbid. Returns the logits rows whose mask allows nothing."""
-    wanted = [(place[index], words) for index, words in plan.masks if index in place]
-    if not wanted:
-        return []
-    words = np.stack([words for _, words in wanted])
-    bits = np.unpackbits(words.view(np.uint8), axis=1, bitorder="little", count=logits.shape[1])
-    forbidden = torch.from_numpy(bits == 0).to(logits.device)
-    if len(wanted) == logits.shape[0] and all(k == at for k, (at, _) in enumerate(wanted)):
-        logits.masked_fill_(forbidden, float("-inf"))
-    else:
-        rows = torch.tensor([at for at, _ in wanted], device=logits.device)
-        logits[rows] = logits[rows].masked_fill_(forbidden, float("-inf"))
-    empty = np.flatnonzero(bits.max(axis=1) == 0)
-    return [wanted[k][0] for k in empty]
+def _mask_and_scale(
+    logits: Tensor, plan: Plan, places: Int64, place: dict[int, int], kernels: Kernels, table: MaskTable
+) -> list[int]:
+    """Forbids what the bitmasks forbid and divides by the temperature. Returns the rows whose mask allows nothing.
+
+    Waits here for masks that are still being worked out.
+    """
+    row_ids = np.full(len(places), -1, np.int32)
+    impossible: list[int] = []
+    wanted = [(place[index], mask) for index, mask in plan.masks if index in place] if plan.masks else []
+    if wanted:
+        ids = table.row_ids([mask for _, mask in wanted])
+        row_ids[[at for at, _ in wanted]] = ids
+        impossible = [wanted[k][0] for k in np.flatnonzero(table.allows_nothing(ids))]
+    temperature = None
+    if not plan.sampling.all_greedy:
+        temperature = torch.from_numpy(plan.sampling.temperature[places]).to(logits.device)
+    if wanted or temperature is not None:
+        kernels.apply_mask(logits, table.rows, torch.from_numpy(row_ids).to(logits.device), temperature)
+    return impossible
 
 
 def _keep(ordered: Tensor, vocab: int, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
@@ -128,11 +135,12 @@ def _drop(
     scores[rows] = kept
 
 
-def sample(logits: Tensor, plan: Plan, places: Int64, kernels: Kernels) -> Tensor:
+def sample(logits: Tensor, plan: Plan, places: Int64, kernels: Kernels, table: MaskTable | None = None) -> Tensor:
     """Next tokens of the sampling rows, int64 [N]; -1 where a grammar mask allows nothing.
 
-    logits fp32 [N, V], modified in place: one row for each plan index in `places`. Step-independent: the result of a
-    row depends on its logits, parameters, history and the index of the new token only.
+    logits fp32 [N, V], modified in place: one row for each plan index in `places`. `table`: where masks are interned;
+    None is a new one. Step-independent: the result of a row depends on its logits, parameters, history and the index of
+    the new token only.
     """
     s = plan.sampling
     if s.all_greedy and not s.any_penalty and not plan.masks and not s.bias:
@@ -142,7 +150,9 @@ def sample(logits: Tensor, plan: Plan, places: Int64, kernels: Kernels) -> Tenso
         _add_bias(logits, plan, place)
     if s.any_penalty:
         _penalise(logits, plan, places)
-    impossible = _apply_masks(logits, plan, place) if plan.masks else []
+    if table is None:
+        table = MaskTable(logits.shape[1], logits.device)
+    impossible = _mask_and_scale(logits, plan, places, place, kernels, table)
     if s.all_greedy:
         ids = _best(logits)
     else:
@@ -160,6 +170,7 @@ def _best(logits: Tensor) -> Tensor:
 
 
 def _draw(logits: Tensor, plan: Plan, places: Int64, s: SamplingArrays, kernels: Kernels) -> Tensor:
+    """logits: after temperature."""
     greedy = s.temperature[places] == 0
     ids = _best(logits) if greedy.any() else None
     drawn = np.flatnonzero(~greedy)
@@ -169,7 +180,6 @@ def _draw(logits: Tensor, plan: Plan, places: Int64, s: SamplingArrays, kernels:
     chosen = places[drawn]
     take = lambda values: torch.from_numpy(values[chosen]).to(logits.device)  # noqa: E731
     scores = logits if ids is None else logits[torch.from_numpy(drawn).to(logits.device)]
-    scores /= take(s.temperature)[:, None]
     if s.any_filter:
         filtered = (s.top_k[chosen] < logits.shape[1]) | (s.top_p[chosen] < 1) | (s.min_p[chosen] > 0)
         if filtered.all():

@@ -443,11 +443,9 @@ class Dfa:
         if not self.has_runs:
             return state
         items = self._items[state]
-        moved = frozenset(self._moved_back(item, horizon) for item in items)
-        if moved == items:
-            return state
-        with self.lock:
-            return self._intern(moved)
+        with self.lock:  # moving back may make stacks
+            moved = frozenset(self._moved_back(item, horizon) for item in items)
+            return state if moved == items else self._intern(moved)
 
     def _moved_back(self, item: int, horizon: int) -> int:
         place = item & _PLACE_MASK

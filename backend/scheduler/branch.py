@@ -64,7 +64,7 @@ class Work:
     score_from: int = -1
     match_limit: int = 1 << 30  # most tokens that may come from the cache (input logprobs need the rest computed)
     matcher: Matcher | None = None
-    mask: Int32 | None = None  # the matcher's row for the next token
+    mask_error: Exception | None = None  # why the matcher's row for the next token could not be made
     warnings: tuple[str, ...] = ()  # what the constraint says that does not bind
     text: TextOut | None = None  # only with stop strings or streaming
     stop_ids: frozenset[int] = frozenset()

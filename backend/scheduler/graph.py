@@ -317,7 +317,6 @@ class Graph:
         try:
             work.matcher = made.matcher()
             work.warnings = getattr(made, "warnings", ())  # other engines' grammars have none
-            work.mask = work.matcher.mask()
         except StemmaError as error:
             self.fail(branch, error)
             return

@@ -9,11 +9,12 @@ from typing import Any
 from stemma.backend.cache.base import NoCache, PrefixCache
 from stemma.backend.cache.radix import RadixCache
 from stemma.backend.cache.slots import SlotAllocator
-from stemma.backend.core import Runner
+from stemma.backend.core import Plan, Runner, StepOutput
 from stemma.backend.messages import GraphDelta
 from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.branch import Sink
 from stemma.backend.scheduler.graph import Graph
+from stemma.backend.scheduler.masking import Masker, StepMasks
 from stemma.backend.scheduler.output import Output
 from stemma.backend.scheduler.plan import Planner
 from stemma.backend.scheduler.rows import Rows
@@ -38,6 +39,7 @@ class Scheduler:
         conservativeness: float = 0.3,
         radix: bool = True,
         jump_forward: bool = True,
+        mask_overlap: bool = True,
         seed: int = 0,
         lease: float = 60.0,
     ) -> None:
@@ -50,7 +52,8 @@ class Scheduler:
             self.memory, text, compile, context=context, vocab_size=runner.vocab_size, seed=seed, lease=lease
         )
         eos_ids = text.tokenizer.eos_ids
-        self.planner = Planner(self.memory, chunk, runner.vocab_size, eos_ids)
+        self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap)
+        self.planner = Planner(self.memory, chunk, self.masker)
         self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward)
         self.tokens_computed = 0
         self._next_expire = time.monotonic() + EXPIRE_EVERY
@@ -72,8 +75,17 @@ class Scheduler:
         if plan is None:
             return bool(self.planner.settled)
         self.tokens_computed += len(plan.ids)
-        self.output.process(plan, self.runner.run(plan))
+        self.output.process(plan, self._run(plan))
         return True
+
+    def _run(self, plan: Plan) -> StepOutput:
+        masks = plan.masks
+        if not isinstance(masks, StepMasks):
+            return self.runner.run(plan)
+        masks.start()
+        out = self.runner.run(plan)
+        masks.finish()  # if the runner did not: from here on the matchers are the output's
+        return out
 
     @property
     def idle(self) -> bool:
@@ -104,4 +116,5 @@ class Scheduler:
             "total_slots": self.slots.total,
             "retractions": self.memory.retractions,
             "tokens_computed": self.tokens_computed,
+            **self.masker.figures(),
         }

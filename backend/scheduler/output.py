@@ -73,6 +73,8 @@ class Output:
     def _take(self, branch: Branch, token: int) -> None:
         work = branch.work
         assert work is not None
+        if work.mask_error is not None:
+            raise work.mask_error  # here, where it fails its own branch only
         reason = self._accept(branch, work, token)
         # a forced token at the very end would never be run, so its log-probability would stay unknown
         if reason is None and work.matcher is not None and self.jump_forward and work.logprobs is None:
@@ -80,8 +82,6 @@ class Output:
         if reason is not None:
             self.finish(branch, reason)
             return
-        if work.matcher is not None:
-            work.mask = work.matcher.mask()  # here, where a grammar that grew too large fails its own branch only
         if work.stream:
             self._stream(branch, work)
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArrays, mask_words
-from stemma.backend.scheduler.branch import Branch, Work
+from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArrays
+from stemma.backend.scheduler.branch import Branch
+from stemma.backend.scheduler.masking import Masker, Wanted
 
 if TYPE_CHECKING:
     from stemma.backend.scheduler.admit import Memory
@@ -18,10 +19,8 @@ MIN_SHARED = 32  # a shorter common prefix is not worth a group
 class Planner:
     """Builds plans. A steady decode batch reuses what does not change (order, sampling arrays, groups)."""
 
-    def __init__(self, memory: Memory, chunk: int, vocab_size: int, eos_ids: frozenset[int]) -> None:
-        self.memory, self.chunk = memory, chunk
-        self.words = mask_words(vocab_size)
-        self.eos_ids = eos_ids
+    def __init__(self, memory: Memory, chunk: int, masker: Masker) -> None:
+        self.memory, self.chunk, self.masker = memory, chunk, masker
         self.step = 0
         self._rows: Int32 = np.empty(0, np.int32)
         self._sampling: SamplingArrays | None = None
@@ -154,7 +153,7 @@ class Planner:
             offsets = np.arange(d + 1, dtype=np.int32)
             positions, flat = start, index
             sample = rows.sample[index]
-        masks: list[tuple[int, Int32]] = []
+        masks: list[Wanted] = []
         wants: list[LogprobRequest] = []
         for i, branch in self._special:
             self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
@@ -171,20 +170,21 @@ class Planner:
             slot_table=rows.slots,
             id_table=rows.ids,
             sampling=self._sampling,
-            masks=masks,
+            masks=self.masker.step(masks) if masks else (),
             logprobs=wants,
             groups=self._groups,
         )
 
     def _special_row(
-        self, i: int, branch: Branch, start: int, n: int, sample: bool, masks: list, wants: list[LogprobRequest]
+        self, i: int, branch: Branch, start: int, n: int, sample: bool, masks: list[Wanted], wants: list[LogprobRequest]
     ) -> None:
         work = branch.work
         assert work is not None
         if sample:
-            mask = self._mask(work, start + n - work.prompt_len)
-            if mask is not None:
-                masks.append((i, mask))
+            assert work.params is not None
+            hold = start + n - work.prompt_len < work.params.min_new_tokens
+            if hold or work.matcher is not None:
+                masks.append(Wanted(i, work, hold))
         if work.score_from >= 0:
             first, last = max(work.score_from, start + 1), min(start + n + 1, work.limit)
             if first < last:
@@ -200,17 +200,6 @@ class Planner:
                 want.input_from, want.input_to = first, last
             if sample or first < last:
                 wants.append(want)
-
-    def _mask(self, work: Work, produced: int) -> Int32 | None:
-        mask = work.mask
-        assert work.params is not None
-        if produced < work.params.min_new_tokens:
-            held = np.full(self.words, -1, np.int32) if mask is None else mask.copy()
-            for token in self.eos_ids | work.stop_ids:
-                held[token >> 5] &= ~np.int32(np.uint32(1 << (token & 31)).astype(np.int32))
-            if mask is None or held.any():  # a grammar that allows only the end wins over min_new_tokens
-                mask = held
-        return mask
 
     def _depth_first(self, decodes: list[Branch]) -> list[Branch]:
         """Rows in depth-first order of the prefix tree, and the groups of neighbours that share slots."""

@@ -10,6 +10,7 @@ import torch
 
 from stemma.backend.core import Plan, mask_words
 from stemma.backend.executor import sampler
+from stemma.backend.executor.mask_table import MaskTable
 from stemma.backend.executor.sampler import filter_scores, sample
 from stemma.kernels.dispatch import resolve
 
@@ -124,6 +125,45 @@ def test_a_mask_that_allows_nothing_gives_minus_one_to_its_row_only(temperature:
     plan = plan_for(3, temperature=temperature, masks=[(1, bitmask([]))])
     ids = sampled(plan, torch.randn(3, VOCAB))
     assert ids[1] == -1 and ids[0] >= 0 and ids[2] >= 0
+
+
+@pytest.mark.parametrize("kernels", ["reference", "cpu"])
+@pytest.mark.parametrize("masked", [0, 7, 30])
+def test_the_fused_mask_and_temperature_change_no_bit(kernels: str, masked: int) -> None:
+    chosen = resolve(torch.device("cpu"), torch.float32, kernels)
+    rng = np.random.default_rng(masked)
+    temperature = rng.choice([0.0, 0.3, 0.7, 1.0, 1.9], 30).astype(np.float32)
+    rows = [(int(i), bitmask(rng.permutation(VOCAB)[:20].tolist())) for i in rng.permutation(30)[:masked]]
+    plan = plan_for(30, temperature=temperature, seed=np.arange(30), masks=rows)
+    logits = torch.randn(30, VOCAB) * 3
+    apart = logits.clone()
+    for i, row in rows:
+        allowed = np.unpackbits(row.view(np.uint8), bitorder="little", count=VOCAB)
+        apart[i, torch.from_numpy(allowed == 0)] = float("-inf")
+    drawn = np.flatnonzero(temperature)
+    wanted = apart.argmax(dim=1)
+    scores = apart[drawn] / torch.from_numpy(temperature[drawn])[:, None]
+    positions = torch.from_numpy((plan.start + plan.n)[drawn].astype(np.int64))
+    wanted[drawn] = chosen.draw(scores, torch.from_numpy(drawn.astype(np.int64)), positions)
+    table = MaskTable(VOCAB, logits.device, capacity=10)
+    for _ in range(2):
+        assert sample(logits.clone(), plan, np.arange(30), chosen, table).tolist() == wanted.tolist()
+    assert table.stats.uploads == masked
+
+
+@pytest.mark.gpu
+def test_masks_on_the_device_give_the_ids_of_the_host() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+    device = torch.device("cuda")
+    kernels, table = resolve(device, torch.float32), MaskTable(VOCAB, device)
+    rng = np.random.default_rng(0)
+    logits = torch.randn(30, VOCAB) * 3
+    for step in range(20):
+        rows = [(int(i), bitmask(rng.permutation(VOCAB)[: 1 + step].tolist())) for i in rng.permutation(30)[:20]]
+        plan = plan_for(30, masks=rows)
+        assert sample(logits.to(device), plan, np.arange(30), kernels, table).tolist() == sampled(plan, logits)
+    assert kernels.chosen["apply_mask"] in ("triton", "reference")
 
 
 @pytest.mark.parametrize("kernels", ["reference", "cpu"])

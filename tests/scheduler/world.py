@@ -87,7 +87,9 @@ class FakeRunner:
                 greedy = plan.sampling.temperature[i] == 0
                 token = next_token(last, None if greedy else int(plan.sampling.seed[i]) + start + n, self.eos_every)
                 for at, mask in plan.masks:
-                    if at == i:
+                    if at == i and not mask.any():
+                        token = -1
+                    elif at == i:
                         while not (int(mask[token >> 5]) >> (token & 31)) & 1:
                             token = (token + 1) % VOCAB
                 out[i] = token
