@@ -101,6 +101,7 @@ class Engine:
             conservativeness=config.schedule_conservativeness,
             radix=not config.disable_radix_cache,
             jump_forward=not config.disable_jump_forward,
+            draft=config.draft,
             seed=config.random_seed,
             lease=config.lease_seconds,
         )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stemma.backend.grammar.automaton import DEAD, Dfa
 from stemma.backend.grammar.base import Vocabulary
-from stemma.backend.grammar.forcing import CONTEXT_TOKENS, canonical_tokens, forced_bytes
+from stemma.backend.grammar.forcing import CONTEXT_TOKENS, canonical_tokens, forced_bytes, likely_tokens
 from stemma.backend.grammar.masks import MaskCache, TokenIndex
 
 FINISHED = -3  # the state behind EOS
@@ -41,6 +41,7 @@ class RegularGrammar:
         self._steps: dict[tuple[int, int], int] = {}
         self._forced_bytes: dict[int, bytes] = {}
         self._canonical: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._drafts: dict[tuple[int, tuple[int, ...]], list[int]] = {}
 
     def matcher(self) -> RegularMatcher:
         return RegularMatcher(self, Position(0, -1, 0, None))
@@ -48,7 +49,7 @@ class RegularGrammar:
     @property
     def nbytes(self) -> int:
         """About how much memory the grammar and its caches hold now."""
-        memos = 120 * len(self._steps) + 100 * len(self._forced_bytes) + 250 * len(self._canonical)
+        memos = 120 * len(self._steps) + 100 * len(self._forced_bytes) + 250 * (len(self._canonical) + len(self._drafts))
         return self.dfa.nbytes + self.masks.nbytes + memos
 
     def advance(self, state: int, token: int) -> int:
@@ -70,10 +71,7 @@ class RegularGrammar:
     def canonical_token(self, position: Position) -> int:
         """The token that spells the forced text from here canonically, or -1 when no token is certain."""
         state = position.state
-        text = self._forced_bytes.get(state)
-        if text is None:
-            text = forced_bytes(self.dfa, state)
-            _remember(self._forced_bytes, state, text)
+        text = self._forced_from(state)
         if not text:
             return -1
         context = _last_tokens(position)
@@ -84,6 +82,31 @@ class RegularGrammar:
             token = tokens[0] if tokens and self.advance(state, tokens[0]) != DEAD else -1
             _remember(self._canonical, key, token)
         return token
+
+    def draft(self, position: Position) -> list[int]:
+        """See `base.Matcher.draft`."""
+        state = position.state
+        if state == FINISHED or not (text := self._forced_from(state)):
+            return []
+        context = _last_tokens(position)
+        key = (state, context)
+        tokens = self._drafts.get(key)
+        if tokens is None:
+            tokens = []
+            for token in likely_tokens(self.vocab, text, context):
+                state = self.advance(state, token)
+                if state == DEAD:
+                    break
+                tokens.append(token)
+            _remember(self._drafts, key, tokens)
+        return list(tokens)
+
+    def _forced_from(self, state: int) -> bytes:
+        text = self._forced_bytes.get(state)
+        if text is None:
+            text = forced_bytes(self.dfa, state)
+            _remember(self._forced_bytes, state, text)
+        return text
 
     def only_token(self, position: Position) -> int:
         """The token that masked decoding must emit here, or -1: there is a choice, or the text may end."""
@@ -152,6 +175,9 @@ class RegularMatcher:
             tokens.append(token)
             position = Position(grammar.advance(position.state, token), token, position.length + 1, position)
         return tokens
+
+    def draft(self) -> list[int]:
+        return self._grammar.draft(self._position)
 
     def is_complete(self) -> bool:
         state = self._position.state

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from stemma.backend.cache.base import Namespace
-from stemma.backend.core import Int32, RowLogprobs
+from stemma.backend.core import FinishReason, Int32, RowLogprobs
 from stemma.backend.grammar.base import Matcher
 from stemma.backend.messages import ANSWERED, LogprobOptions, Node, SelectNode
 from stemma.lang.params import SamplingParams
@@ -65,6 +65,10 @@ class Work:
     match_limit: int = 1 << 30  # most tokens that may come from the cache (input logprobs need the rest computed)
     matcher: Matcher | None = None
     mask: Int32 | None = None  # the matcher's row for the next token
+    fixed_len: int = 0  # the prompt, and what the grammar forces right behind it: known before the first step
+    draft: list[int] = field(default_factory=list)  # a guess at the next tokens, to be verified in the next step
+    draft_masks: list[Int32] = field(default_factory=list)  # the matcher's rows behind each token of the draft
+    ending: FinishReason | None = None  # it ends so once its last tokens, which were not sampled, are run
     text: TextOut | None = None  # only with stop strings or streaming
     stop_ids: frozenset[int] = frozenset()
     stream: bool = False
@@ -74,6 +78,8 @@ class Work:
     cached: int = 0
     computed: int = 0
     forced: int = 0
+    drafted: int = 0
+    confirmed: int = 0  # of the drafted ones, those that were drawn too
     retractions: int = 0
     admitted: bool = False
     t_start: float = field(default_factory=time.perf_counter)

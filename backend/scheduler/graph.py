@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ class Graph:
         self._serials = itertools.count(1)
         self._ready: deque[Branch] = deque()
         self._advancing = False
+        self.begin: Callable[[Branch], bool] = lambda branch: False  # before a constrained gen is queued: is it over?
 
     def next_serial(self) -> int:
         """Arrival numbers of programs and branches."""
@@ -241,6 +243,7 @@ class Graph:
             node=branch.cursor,
             params=params,
             prompt_len=length,
+            fixed_len=length,
             limit=self._limit(length, params, explicit="max_new_tokens" in node.params),
             seed=self._random.getrandbits(63) if params.seed is None else params.seed,
             stop_ids=frozenset(params.stop_token_ids),
@@ -312,11 +315,12 @@ class Graph:
             return
         try:
             work.matcher = made.matcher()
-            work.mask = work.matcher.mask()
+            over = self.begin(branch)
         except StemmaError as error:
             self.fail(branch, error)
             return
-        self._queue(branch)
+        if not over:
+            self._queue(branch)
 
     def _queue(self, branch: Branch) -> None:
         work = branch.work

@@ -38,6 +38,7 @@ class Scheduler:
         conservativeness: float = 0.3,
         radix: bool = True,
         jump_forward: bool = True,
+        draft: str = "off",
         seed: int = 0,
         lease: float = 60.0,
     ) -> None:
@@ -50,8 +51,8 @@ class Scheduler:
             self.memory, text, compile, context=context, vocab_size=runner.vocab_size, seed=seed, lease=lease
         )
         eos_ids = text.tokenizer.eos_ids
-        self.planner = Planner(self.memory, chunk, runner.vocab_size, eos_ids)
-        self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward)
+        self.planner = Planner(self.memory, chunk, runner.vocab_size, eos_ids, draft != "off")
+        self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward, draft == "forced")
         self.tokens_computed = 0
         self._next_expire = time.monotonic() + EXPIRE_EVERY
 

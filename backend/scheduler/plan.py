@@ -6,20 +6,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArrays, mask_words
+from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArrays, Verify, mask_words
 from stemma.backend.scheduler.branch import Branch, Work
 
 if TYPE_CHECKING:
     from stemma.backend.scheduler.admit import Memory
 
+Extend = tuple[Branch, int, int]  # a row that is extended by that many tokens, of which so many are a draft
 MIN_SHARED = 32  # a shorter common prefix is not worth a group
 
 
 class Planner:
     """Builds plans. A steady decode batch reuses what does not change (order, sampling arrays, groups)."""
 
-    def __init__(self, memory: Memory, chunk: int, vocab_size: int, eos_ids: frozenset[int]) -> None:
-        self.memory, self.chunk = memory, chunk
+    def __init__(
+        self, memory: Memory, chunk: int, vocab_size: int, eos_ids: frozenset[int], draft: bool = False
+    ) -> None:
+        self.memory, self.chunk, self.draft = memory, chunk, draft
         self.words = mask_words(vocab_size)
         self.eos_ids = eos_ids
         self.step = 0
@@ -36,10 +39,12 @@ class Planner:
         self.settled = []
         if not memory.running and not memory.waiting:
             return None
-        extends: list[tuple[Branch, int]] = []
+        extends: list[Extend] = []
         memory.planned.clear()
         decodes = self._grow_decodes()
         budget = self.chunk
+        if self.draft:
+            budget -= self._extend_drafted(decodes, budget, extends)
         for branch in [b for b in memory.running if rows.length[b.row] - rows.computed[b.row] > 1]:
             if budget <= 0:
                 break
@@ -78,7 +83,20 @@ class Planner:
                 return decodes
             memory.retract(max(running, key=lambda b: b.serial))
 
-    def _extend(self, branch: Branch, budget: int, extends: list[tuple[Branch, int]]) -> int:
+    def _extend_drafted(self, decodes: list[Branch], budget: int, extends: list[Extend]) -> int:
+        """Move rows that have a draft from `decodes` to `extends`. Returns how many tokens they are extended by."""
+        memory, used = self.memory, 0
+        for branch in list(decodes):
+            work = branch.work
+            if work is None or not work.draft:
+                continue
+            # room for all rows and the draft: verifying it sends nobody back to the queue
+            if budget - used > 1 and memory.ensure(len(memory.running) + 1 + len(work.draft)):
+                decodes.remove(branch)
+                used += self._extend(branch, budget - used, extends)
+        return used
+
+    def _extend(self, branch: Branch, budget: int, extends: list[Extend]) -> int:
         """Give a row slots for up to `budget` pending tokens, and show them to the cache. Returns how many."""
         memory, rows, row = self.memory, self.memory.rows, branch.row
         start, length = int(rows.computed[row]), int(rows.length[row])
@@ -94,27 +112,34 @@ class Planner:
             if n <= 0:
                 memory.retract(branch)
                 return 0
-        rows.slots[row, start : start + n] = memory.slots.allocate(n)
         work = branch.work
         assert work is not None
-        if start + n <= max(work.prompt_len, work.limit if work.params is None else 0):
+        draft = self._draft(work, budget - n, n + reserve) if work.draft and start + n == length else 0
+        rows.ids[row, length : length + draft] = work.draft[:draft]
+        rows.slots[row, start : start + n + draft] = memory.slots.allocate(n + draft)
+        if start + n <= max(work.fixed_len, work.limit if work.params is None else 0):
             memory.publish(branch, start + n)
         memory.planned.add(row)
-        extends.append((branch, n))
-        return n
+        extends.append((branch, n + draft, draft))
+        return n + draft
+
+    def _draft(self, work: Work, budget: int, reserved: int) -> int:
+        """How much of the draft is verified in this step: nothing is retracted for it."""
+        draft = min(len(work.draft), budget)
+        return draft if draft > 0 and self.memory.ensure(reserved + draft) else 0
 
     # -- filling ---------------------------------------------------------------------------------------------------
 
-    def _fill(self, decodes: list[Branch], extends: list[tuple[Branch, int]]) -> Plan:
+    def _fill(self, decodes: list[Branch], extends: list[Extend]) -> Plan:
         memory, rows = self.memory, self.memory.rows
         self.step += 1
         steady = not extends and self._decode_only and not memory.changed and len(decodes) == len(self._rows)
         if not steady:
             decodes = self._depth_first(decodes)
-            order = [b.row for b in decodes] + [b.row for b, _ in extends]
+            order = [b.row for b in decodes] + [b.row for b, *_ in extends]
             self._rows = np.array(order, np.int32)
             self._sampling = rows.sampling(self._rows)
-            branches = decodes + [b for b, _ in extends]
+            branches = decodes + [b for b, *_ in extends]
             self._sampling.bias = [
                 (i, b.work.params.logit_bias)
                 for i, b in enumerate(branches)
@@ -142,13 +167,15 @@ class Planner:
             rows.slots[head, start[:d]] = memory.slots.allocate(d)
         if extends:
             n = np.ones(len(index), np.int32)
-            n[d:] = [k for _, k in extends]
+            n[d:] = [k for _, k, _ in extends]
+            draft = np.zeros(len(index), np.int32)
+            draft[d:] = [k for _, _, k in extends]
             offsets = np.zeros(len(index) + 1, np.int32)
             np.cumsum(n, out=offsets[1:])
             owner = np.repeat(np.arange(len(index)), n)
             positions = (np.arange(offsets[-1], dtype=np.int32) - offsets[owner] + start[owner]).astype(np.int32)
             flat = index[owner]
-            sample = rows.sample[index] & (start + n == rows.length[index])
+            sample = rows.sample[index] & (start + n - draft == rows.length[index])
         else:
             n = np.ones(d, np.int32)
             offsets = np.arange(d + 1, dtype=np.int32)
@@ -156,6 +183,7 @@ class Planner:
             sample = rows.sample[index]
         masks: list[tuple[int, Int32]] = []
         wants: list[LogprobRequest] = []
+        verify = [self._verify(d + k, branch, drafted) for k, (branch, _, drafted) in enumerate(extends) if drafted]
         for i, branch in self._special:
             self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
         return Plan(
@@ -174,7 +202,16 @@ class Planner:
             masks=masks,
             logprobs=wants,
             groups=self._groups,
+            verify=verify,
         )
+
+    def _verify(self, i: int, branch: Branch, count: int) -> Verify:
+        work = branch.work
+        assert work is not None
+        produced = branch.length - work.prompt_len
+        rows = [work.mask, *work.draft_masks]
+        masks = [self._mask(work, rows[k] if work.draft_masks else None, produced + k) for k in range(count)]
+        return Verify(i, count, masks)
 
     def _special_row(
         self, i: int, branch: Branch, start: int, n: int, sample: bool, masks: list, wants: list[LogprobRequest]
@@ -182,7 +219,8 @@ class Planner:
         work = branch.work
         assert work is not None
         if sample:
-            mask = self._mask(work, start + n - work.prompt_len)
+            draft = start + n - int(self.memory.rows.length[branch.row])
+            mask = self._mask(work, work.draft_masks[draft - 1] if draft else work.mask, start + n - work.prompt_len)
             if mask is not None:
                 masks.append((i, mask))
         if work.score_from >= 0:
@@ -201,8 +239,7 @@ class Planner:
             if sample or first < last:
                 wants.append(want)
 
-    def _mask(self, work: Work, produced: int) -> Int32 | None:
-        mask = work.mask
+    def _mask(self, work: Work, mask: Int32 | None, produced: int) -> Int32 | None:
         assert work.params is not None
         if produced < work.params.min_new_tokens:
             held = np.full(self.words, -1, np.int32) if mask is None else mask.copy()

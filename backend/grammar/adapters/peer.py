@@ -141,6 +141,9 @@ class PeerMatcher(ABC):
                 raise RuntimeError(f"{type(self).__name__} forces token {token} and refuses it")
         return found
 
+    def draft(self) -> list[int]:
+        return []
+
     def is_complete(self) -> bool:
         return self._ended > 0 or self._accepting()
 
