@@ -46,8 +46,8 @@ class EngineConfig:
     disable_jump_forward: bool = _opt(False, "sample forced tokens one by one")
     draft: str = _opt(
         "off",
-        "tokens proposed ahead of sampling and verified in one step, which changes no output: 'forced' proposes how the "
-        "text that a constraint forces is likely spelled",
+        "tokens proposed ahead of sampling and verified in one step, which changes no output: 'forced' proposes how "
+        "the text that a constraint forces is likely spelled",
         ("off", "forced"),
     )
     random_seed: int = _opt(0, "seed of dummy weights and of requests that give none")

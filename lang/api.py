@@ -29,6 +29,7 @@ def gen(
     presence_penalty: float | None = None,
     repetition_penalty: float | None = None,
     ignore_eos: bool | None = None,
+    finish_in_budget: bool | None = None,
     seed: int | None = None,
     return_logprob: bool | None = None,
     logprob_start_len: int | None = None,
@@ -47,7 +48,8 @@ def gen(
 
     `type` (or `dtype`) names a Python type: the text is constrained to it and `s[name]` is the value. At most one of
     `type`, `regex`, `json_schema`, `ebnf`, `structural_tag` may be given. With `choices` this is a `select`, which
-    takes `choices_method`, `temperature` and `seed` and nothing else.
+    takes `choices_method`, `temperature` and `seed` and nothing else. With `finish_in_budget` a constrained text is a
+    whole match within `max_tokens`: it takes the shortest way to its end before it is too late.
 
     Raises `RequestError` (a `ValueError`) naming the argument and its value, `ConstraintError` for a constraint.
     """
@@ -169,6 +171,7 @@ _SAMPLING = {
             "presence_penalty",
             "repetition_penalty",
             "ignore_eos",
+            "finish_in_budget",
             "seed",
         )
     },

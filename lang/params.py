@@ -44,9 +44,11 @@ class SamplingParams:
     `max_new_tokens=None` means: up to the context limit. `temperature` below 1e-6 is greedy. `stop` accepts a string
     or several; the text is cut before the match unless `no_stop_trim`. `top_k=-1` is off. `seed` makes the draw
     reproducible whatever else shares the batch; `None` lets the engine pick one. `logit_bias` maps token id to an
-    addend in [-100, 100]. `spaces_between_special_tokens` is there for compatibility and changes nothing: as with
-    transformers' fast tokenizers, no spaces are put between special tokens. Raises `RequestError` (a `ValueError`)
-    naming the field, the legal range and the value.
+    addend in [-100, 100]. `finish_in_budget` ends a constrained text as a whole match within `max_new_tokens`, by its
+    shortest completion when nothing else fits; a constraint whose shortest match is longer is an error.
+    `spaces_between_special_tokens` is there for compatibility and changes nothing: as with transformers' fast
+    tokenizers, no spaces are put between special tokens. Raises `RequestError` (a `ValueError`) naming the field, the
+    legal range and the value.
     """
 
     max_new_tokens: int | None = 128
@@ -66,6 +68,7 @@ class SamplingParams:
     no_stop_trim: bool = False
     seed: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
+    finish_in_budget: bool = False
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - the class is frozen
@@ -90,7 +93,13 @@ class SamplingParams:
             "repetition_penalty",
             _number("repetition_penalty", self.repetition_penalty, 0.0, 2.0, "(0, 2]", open_low=True),
         )
-        for name in ("ignore_eos", "skip_special_tokens", "spaces_between_special_tokens", "no_stop_trim"):
+        for name in (
+            "ignore_eos",
+            "skip_special_tokens",
+            "spaces_between_special_tokens",
+            "no_stop_trim",
+            "finish_in_budget",
+        ):
             _flag(name, getattr(self, name))
         if self.seed is not None:
             put("seed", _integer("seed", self.seed, 0, ">= 0") & 0x7FFF_FFFF_FFFF_FFFF)

@@ -15,8 +15,8 @@ class Draws:
     `Plan.verify`.
 
     `at`: int32[N], ascending, the flat position that each row of logits is for; `where`: int64[N], the row of each
-    draw. `plan`: a plan for the sampler in which each draw inside a draft has a row of its own (the same branch, cut off
-    at that position); `places`: int64[N], for each row of logits the row of `plan`.
+    draw. `plan`: a plan for the sampler in which each draw inside a draft has a row of its own (the same branch, cut
+    off at that position); `places`: int64[N], for each row of logits the row of `plan`.
     """
 
     plan: Plan

@@ -50,9 +50,9 @@ class Matcher(Protocol):
         ...
 
     def shortest_completion(self) -> list[int]:
-        """Token ids, EOS aside, that lead from here to a whole match: of the fewest bytes that any match still needs, in
-        few tokens. `accept` takes them one after the other. An upper bound, then, on the tokens needed; [] when the text
-        is complete. ConstraintError when the engine cannot tell."""
+        """Token ids, EOS aside, that lead from here to a whole match: of the fewest bytes that any match still needs,
+        in few tokens. `accept` takes them one after the other. An upper bound, then, on the tokens needed; [] when the
+        text is complete. ConstraintError when the engine cannot tell."""
         ...
 
     def can_finish(self, tokens: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from stemma.backend.grammar.automaton import DEAD, Dfa
 from stemma.backend.grammar.base import Vocabulary
 from stemma.backend.grammar.forcing import CONTEXT_TOKENS, canonical_tokens, forced_bytes, likely_tokens
 from stemma.backend.grammar.masks import MaskCache, TokenIndex
+from stemma.backend.grammar.shortest import ShortestTexts, fewest_tokens, unspellable
 
 FINISHED = -3  # the state behind EOS
 MAX_FORCED = 256  # tokens that one call of `forced` gives at most
@@ -41,6 +43,8 @@ class RegularGrammar:
         self._steps: dict[tuple[int, int], int] = {}
         self._forced_bytes: dict[int, bytes] = {}
         self._canonical: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._completions: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = {}
+        self._shortest: ShortestTexts | None = None
         self._drafts: dict[tuple[int, tuple[int, ...]], list[int]] = {}
 
     def matcher(self) -> RegularMatcher:
@@ -49,8 +53,10 @@ class RegularGrammar:
     @property
     def nbytes(self) -> int:
         """About how much memory the grammar and its caches hold now."""
-        memos = 120 * len(self._steps) + 100 * len(self._forced_bytes) + 250 * (len(self._canonical) + len(self._drafts))
-        return self.dfa.nbytes + self.masks.nbytes + memos
+        memos = 120 * len(self._steps) + 100 * len(self._forced_bytes)
+        memos += 250 * (len(self._canonical) + len(self._drafts) + 4 * len(self._completions))
+        shortest = self._shortest.nbytes if self._shortest else 0
+        return self.dfa.nbytes + self.masks.nbytes + memos + shortest
 
     def advance(self, state: int, token: int) -> int:
         """The state after a token, or DEAD. EOS is no token here."""
@@ -100,6 +106,43 @@ class RegularGrammar:
                 tokens.append(token)
             _remember(self._drafts, key, tokens)
         return list(tokens)
+
+    def completion(self, position: Position) -> tuple[int, ...]:
+        """See `base.Matcher.shortest_completion`."""
+        if self.is_complete(position.state):
+            return ()
+        key = (position.state, _last_tokens(position))
+        tokens = self._completions.get(key)
+        if tokens is None:
+            tokens = tuple(self._spelled(position, self.shortest_text(position.state)))
+            _remember(self._completions, key, tokens)
+        return tokens
+
+    def _spelled(self, position: Position, text: bytes) -> Iterator[int]:
+        """Tokens of a shortest text that the masks allow one after the other."""
+        fewest = fewest_tokens(self.walker.trie, text)
+        at = 0
+        while at < len(text):
+            must = self.canonical_token(position)
+            token = must if must >= 0 else fewest[at]
+            after = self.advance(position.state, token)
+            if token < 0 or after == DEAD:
+                raise unspellable()
+            at += len(self.vocab.token_bytes[token] or b"")
+            position = Position(after, token, position.length + 1, position)
+            yield token
+        if not self.is_complete(position.state):
+            raise unspellable()
+
+    def shortest_text(self, state: int) -> bytes:
+        """The fewest bytes that lead from `state` to a whole match."""
+        if self._shortest is None:
+            self._shortest = ShortestTexts(self.dfa)
+        with self.dfa.lock:
+            return self._shortest.text(state)
+
+    def is_complete(self, state: int) -> bool:
+        return state == FINISHED or self.dfa.accepting[state]
 
     def _forced_from(self, state: int) -> bytes:
         text = self._forced_bytes.get(state)
@@ -179,9 +222,22 @@ class RegularMatcher:
     def draft(self) -> list[int]:
         return self._grammar.draft(self._position)
 
+    def shortest_completion(self) -> list[int]:
+        return list(self._grammar.completion(self._position))
+
+    def can_finish(self, tokens: int) -> bool:
+        grammar, state = self._grammar, self._position.state
+        if grammar.is_complete(state):
+            return tokens >= 0
+        text = grammar.shortest_text(state)
+        if grammar.covers_bytes and len(text) <= tokens:
+            return True
+        if len(text) > tokens * grammar.walker.trie.max_depth:
+            return False
+        return len(grammar.completion(self._position)) <= tokens
+
     def is_complete(self) -> bool:
-        state = self._position.state
-        return state == FINISHED or self._grammar.dfa.accepting[state]
+        return self._grammar.is_complete(self._position.state)
 
     def is_finished(self) -> bool:
         grammar, state = self._grammar, self._position.state

@@ -77,6 +77,7 @@ class Work:
     records: list[tuple[int, RowLogprobs]] = field(default_factory=list)  # (end position of the step, what it said)
     cached: int = 0
     computed: int = 0
+    rescore: bool = False  # the last computed token must be run again, for the log-probability of the one behind it
     forced: int = 0
     drafted: int = 0
     confirmed: int = 0  # of the drafted ones, those that were drawn too

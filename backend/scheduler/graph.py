@@ -159,6 +159,7 @@ class Graph:
             branch.started = True
             branch.state, branch.error = State.DONE, parent.error
             self._report(branch, parent.error)
+            self._ready.extend(branch.children)
             return True
         if len(parent.marks) <= branch.at:
             return False
@@ -266,6 +267,8 @@ class Graph:
                 raise RequestError(f"token_ids_logprob must be in [0, {self.vocab_size}), got {options.ids}")
             if options.start >= 0:
                 work.match_limit = max(options.start - 1, 0)
+        if params.finish_in_budget and node.constraint is None:
+            raise RequestError("finish_in_budget needs a constraint to finish", param="finish_in_budget")
         if params.stop or node.stream:
             work.text = self.text.stream(params)
         branch.work = work

@@ -130,6 +130,13 @@ class Output:
         the prompt and shares the prefix cache. True if the generation is over with that. In the scheduler's thread."""
         work = branch.work
         assert work is not None and work.matcher is not None
+        if self._closes(work) and not work.matcher.can_finish(work.limit - work.prompt_len):
+            least = len(work.matcher.shortest_completion())
+            raise ConstraintError(
+                f"finish_in_budget: the shortest match of the constraint takes {least} tokens, and there is room for "
+                f"{work.limit - work.prompt_len} (max_new_tokens, or what the context leaves); raise max_new_tokens",
+                param="max_new_tokens",
+            )
         if work.limit > work.prompt_len and self.jump_forward:
             reason = self._jump(branch, work)
             work.fixed_len = branch.length
@@ -151,7 +158,7 @@ class Output:
         for token in tokens:
             if not appended:
                 self._append(branch, token)
-            reason = self._accept(branch, work, token)
+            reason = self._accept_or_close(branch, work, token)
             if reason is not None:
                 break
         if reason is None and work.matcher is not None and self.jump_forward:
@@ -178,12 +185,54 @@ class Output:
     def _end(self, branch: Branch, work: Work, reason: FinishReason) -> None:
         """Finish, unless log-probabilities are asked of tokens that have not been run: then they are run first."""
         rows, row = self.memory.rows, branch.row
-        if work.logprobs is None or rows.length[row] - rows.computed[row] <= 1:
+        if work.logprobs is None or (rows.length[row] - rows.computed[row] <= 1 and not work.rescore):
             self.finish(branch, reason)
             return
         work.ending = reason
-        rows.sample[row] = False
-        self.memory.changed = True
+        if work.rescore:
+            self.memory.requeue(branch)
+        else:
+            rows.sample[row] = False
+            self.memory.changed = True
+
+    # -- closing in time -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _closes(work: Work) -> bool:
+        return work.params is not None and work.params.finish_in_budget and work.matcher is not None
+
+    def _accept_or_close(self, branch: Branch, work: Work, token: int) -> FinishReason | None:
+        """`_accept`, but a token behind which the text could not be finished in what is left of the budget is replaced
+        by the shortest completion."""
+        if self._closes(work):
+            assert work.matcher is not None
+            ahead = work.matcher.clone()
+            if ahead.accept(token) and not ahead.can_finish(work.limit - branch.length):
+                return self._close(branch, work)
+        return self._accept(branch, work, token)
+
+    def _close(self, branch: Branch, work: Work) -> FinishReason:
+        """Take the last token back and append the shortest completion: there has been room for it all along."""
+        assert work.matcher is not None
+        rows, row, length = self.memory.rows, branch.row, branch.length - 1
+        tokens = work.matcher.shortest_completion()
+        if row < 0:
+            branch.set_ids(branch.ids(length).copy())
+        else:
+            computed = int(rows.computed[row])
+            if computed > length:  # it was the beginning of a draft that agreed
+                self.memory.slots.free(rows.slots[row, length:computed].copy())
+                rows.computed[row] = length
+            rows.length[row] = length
+            if work.logprobs is not None and tokens and computed == length:
+                work.rescore, work.match_limit = True, length - 1  # the logits there were drawn from, and are gone
+        for token in tokens:
+            self._append(branch, token)
+            work.forced += 1
+            reason = self._accept(branch, work, token)
+            if reason is not None:
+                return reason
+        return FinishReason("stop")
 
     def _accept(self, branch: Branch, work: Work, token: int) -> FinishReason | None:
         """The token is already appended. Says whether the generation ends with it."""
@@ -205,7 +254,9 @@ class Output:
             return FinishReason("stop", matched=min(self.eos_ids, default=None))
         length = branch.length
         if length >= work.limit:
-            return FinishReason("length", length=length - work.prompt_len)
+            return (
+                FinishReason("stop") if self._closes(work) else FinishReason("length", length=length - work.prompt_len)
+            )
         return None
 
     def _jump(self, branch: Branch, work: Work) -> FinishReason | None:
@@ -218,7 +269,7 @@ class Output:
         for token in tokens:
             self._append(branch, token)
             work.forced += 1
-            reason = self._accept(branch, work, token)
+            reason = self._accept_or_close(branch, work, token)
             if reason is not None:
                 return reason
         return None

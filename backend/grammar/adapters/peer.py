@@ -144,6 +144,16 @@ class PeerMatcher(ABC):
     def draft(self) -> list[int]:
         return []
 
+    def shortest_completion(self) -> list[int]:
+        raise ConstraintError(
+            f"finish_in_budget: {type(self).__name__.removesuffix('Matcher').lower()} does not tell how a text can be "
+            "finished; use grammar_backend='native'",
+            param="finish_in_budget",
+        )
+
+    def can_finish(self, tokens: int) -> bool:
+        return len(self.shortest_completion()) <= tokens
+
     def is_complete(self) -> bool:
         return self._ended > 0 or self._accepting()
 
