@@ -46,7 +46,7 @@ FIELDS = (
     "text", "input_ids", "sampling_params", "rid", "stream", "return_logprob", "logprob_start_len", "top_logprobs_num",
     "token_ids_logprob", "return_text_in_logprobs", "log_metrics",
 )  # fmt: skip
-_SAMPLING_FIELDS = {f.name for f in fields(SamplingParams)} | {"n", *CONSTRAINTS, "structural_tag"}
+_SAMPLING_FIELDS = {f.name for f in fields(SamplingParams)} | {"n", *CONSTRAINTS, "structural_tag", "constraint_after"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +137,21 @@ def parse_sampling(given: Mapping[str, Any]) -> tuple[SamplingParams, Constraint
         raise RequestError(f"n must be an integer >= 1, got {n!r}", param="n")
     if not isinstance(rest.get("logit_bias") or {}, Mapping):
         raise RequestError(f"logit_bias must be an object, got {_short(rest['logit_bias'])}", param="logit_bias")
-    constraint = parse_constraint({k: rest.pop(k, None) for k in (*CONSTRAINTS, "structural_tag")})
+    constraint = parse_constraint({k: rest.pop(k, None) for k in (*CONSTRAINTS, "structural_tag", "constraint_after")})
     return SamplingParams.from_dict(rest), constraint, n
 
 
 def parse_constraint(given: Mapping[str, Any]) -> Constraint | None:
-    """At most one of json_schema, regex, ebnf, structural_tag; null means not given."""
+    """At most one of json_schema, regex, ebnf, structural_tag, and perhaps constraint_after; null means not given."""
     named = {k: v for k, v in given.items() if v is not None}
+    after = named.pop("constraint_after", None)
+    if after is not None and not named:
+        raise RequestError("constraint_after needs a constraint that begins there", param="constraint_after")
     if sum(k in named for k in CONSTRAINTS) > 1:
         raise RequestError("Only one of regex, json_schema, or ebnf can be set.")
     if len(named) > 1:
         raise RequestError(f"structural_tag cannot be combined with {next(k for k in CONSTRAINTS if k in named)}.")
-    return next((Constraint(kind, value) for kind, value in named.items()), None)  # type: ignore[arg-type]
+    return next((Constraint(kind, value, after) for kind, value in named.items()), None)  # type: ignore[arg-type]
 
 
 def refuse_unsupported(given: Mapping[str, Any], table: Mapping[str, tuple[Any, ...]]) -> None:

@@ -43,13 +43,16 @@ def gen(
     json_schema: str | Mapping[str, Any] | None = None,
     ebnf: str | None = None,
     structural_tag: str | Mapping[str, Any] | None = None,
+    constraint_after: str | None = None,
 ) -> Gen | Select:
     """Generate text here, and keep it under `name` if one is given. `None` means: as the run says.
 
     `type` (or `dtype`) names a Python type: the text is constrained to it and `s[name]` is the value. At most one of
     `type`, `regex`, `json_schema`, `ebnf`, `structural_tag` may be given. With `choices` this is a `select`, which
     takes `choices_method`, `temperature` and `seed` and nothing else. With `finish_in_budget` a constrained text is a
-    whole match within `max_tokens`: it takes the shortest way to its end before it is too late.
+    whole match within `max_tokens`: it takes the shortest way to its end before it is too late. With
+    `constraint_after="</think>"` the text is free up to and including the first such marker, and the constraint is for
+    what follows; `s[name]` is the whole text.
 
     Raises `RequestError` (a `ValueError`) naming the argument and its value, `ConstraintError` for a constraint.
     """
@@ -226,13 +229,20 @@ def _one_constraint(given: Mapping[str, Any], spec: TypeSpec | None) -> Constrai
     present = [kind for kind in kinds if kind in given]
     if len(present) > 1:
         raise ConstraintError(f"only one constraint may be given, got {' and '.join(present)}", param=present[1])
+    after = given.get("constraint_after")
+    if after is not None and (spec is not None or not present):
+        what = "cannot be combined with type: the value would begin behind it" if present else "needs a constraint"
+        raise ConstraintError(
+            f"constraint_after={after!r} {what}; use regex, json_schema, ebnf or structural_tag",
+            param="constraint_after",
+        )
     if spec is not None or not present:
         return spec.constraint if spec else None
     kind = present[0]
     value = given[kind]
     if kind in ("json_schema", "structural_tag"):
-        return Constraint(kind, _as_json(kind, value))
-    return Constraint("ebnf" if kind == "ebnf" else "regex", value)
+        return Constraint(kind, _as_json(kind, value), after)
+    return Constraint("ebnf" if kind == "ebnf" else "regex", value, after)
 
 
 def _as_json(kind: str, value: Any) -> str:

@@ -183,10 +183,13 @@ class Constraint:
 
     `kind` names the front end; `value` is the pattern, the schema or grammar text, or the tuple of choices. Whether the
     value compiles is known only to the engine; here only its shape is checked. Hashable: engines cache by it.
+    With `after` the text is free up to and including the first occurrence of that marker (the end of a model's
+    reasoning, say), and only what follows must match.
     """
 
     kind: ConstraintKind
     value: str | tuple[str, ...]
+    after: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ConstraintKind):
@@ -199,13 +202,35 @@ class Constraint:
             object.__setattr__(self, "value", choices)
         elif not isinstance(self.value, str):
             raise ConstraintError(f"{self.kind} must be a string, got {self.value!r}", param=self.kind)
+        if self.after is not None:
+            _marker(self.after)
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Constraint:
-        if not isinstance(given, Mapping) or set(given) != {"kind", "value"}:
-            raise ConstraintError(f'constraint must be {{"kind": …, "value": …}}, got {given!r}', param="constraint")
+        if not isinstance(given, Mapping) or set(given) - {"after"} != {"kind", "value"}:
+            raise ConstraintError(
+                f'constraint must be {{"kind": …, "value": …, "after"?: …}}, got {given!r}', param="constraint"
+            )
         value = given["value"]
-        return cls(given["kind"], tuple(value) if isinstance(value, list) else value)
+        return cls(given["kind"], tuple(value) if isinstance(value, list) else value, given.get("after"))
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind, "value": list(self.value) if isinstance(self.value, tuple) else self.value}
+        value = list(self.value) if isinstance(self.value, tuple) else self.value
+        return {"kind": self.kind, "value": value} | ({} if self.after is None else {"after": self.after})
+
+
+MAX_MARKER = 1_000  # characters of `Constraint.after`
+
+
+def _marker(marker: Any) -> None:
+    if not isinstance(marker, str) or not 0 < len(marker) <= MAX_MARKER:
+        raise ConstraintError(
+            f"constraint_after must be a string of 1 to {MAX_MARKER} characters, got {marker!r:.80}",
+            param="constraint_after",
+        )
+    try:
+        marker.encode()
+    except UnicodeEncodeError:
+        raise ConstraintError(
+            f"constraint_after holds a lone surrogate, which is no character: {marker!r}", param="constraint_after"
+        ) from None

@@ -63,6 +63,7 @@ class Work:
     seed: int = 0
     score_from: int = -1
     match_limit: int = 1 << 30  # most tokens that may come from the cache (input logprobs need the rest computed)
+    marker: int = -1  # the special token that the constraint begins behind
     matcher: Matcher | None = None
     mask: Int32 | None = None  # the matcher's row for the next token
     fixed_len: int = 0  # the prompt, and what the grammar forces right behind it: known before the first step

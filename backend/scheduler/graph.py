@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from stemma.backend.messages import (
     error_object,
 )
 from stemma.backend.scheduler.admit import Memory
+from stemma.backend.scheduler.after import AfterToken
 from stemma.backend.scheduler.branch import Branch, Mark, Program, Sink, State, Work
 from stemma.backend.scheduler.select import start_select
 from stemma.backend.scheduler.tools import Compile, TextTools
@@ -276,6 +278,10 @@ class Graph:
             self._queue(branch)
             return
         constraint = Constraint.from_dict(node.constraint)
+        if constraint.after is not None:
+            work.marker = self._special_token(constraint.after)
+            if work.marker >= 0:  # a special token is not part of any text
+                constraint = replace(constraint, after=None)
         branch.state = State.COMPILING
         self.compile(constraint, lambda made: self.compiled(branch, work, made))
         if branch.state is State.COMPILING and branch.row >= 0:
@@ -307,6 +313,11 @@ class Graph:
             )
         return min(length + asked, room)
 
+    def _special_token(self, marker: str) -> int:
+        """The id of the special token that is written so; -1 if there is none."""
+        ids = self.tokenizer.encode_pieces(((marker, True),))
+        return ids[0] if len(ids) == 1 and not self.tokenizer.decode(ids) else -1
+
     def compiled(self, branch: Branch, work: Work, made: Grammar | Exception) -> None:
         """The grammar of a waiting gen is ready, or cannot be made. In the scheduler's thread."""
         if branch.state is not State.COMPILING or branch.work is not work:
@@ -318,6 +329,8 @@ class Graph:
             return
         try:
             work.matcher = made.matcher()
+            if work.marker >= 0:
+                work.matcher = AfterToken(work.matcher, work.marker, self.vocab_size, self.tokenizer.eos_ids)
             over = self.begin(branch)
         except StemmaError as error:
             self.fail(branch, error)

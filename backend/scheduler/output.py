@@ -201,7 +201,7 @@ class Output:
     def _closes(work: Work) -> bool:
         return work.params is not None and work.params.finish_in_budget and work.matcher is not None
 
-    def _accept_or_close(self, branch: Branch, work: Work, token: int) -> FinishReason | None:
+    def _accept_or_close(self, branch: Branch, work: Work, token: int, forced: bool = False) -> FinishReason | None:
         """`_accept`, but a token behind which the text could not be finished in what is left of the budget is replaced
         by the shortest completion."""
         if self._closes(work):
@@ -209,6 +209,7 @@ class Output:
             ahead = work.matcher.clone()
             if ahead.accept(token) and not ahead.can_finish(work.limit - branch.length):
                 return self._close(branch, work)
+        work.forced += forced
         return self._accept(branch, work, token)
 
     def _close(self, branch: Branch, work: Work) -> FinishReason:
@@ -254,9 +255,9 @@ class Output:
             return FinishReason("stop", matched=min(self.eos_ids, default=None))
         length = branch.length
         if length >= work.limit:
-            return (
-                FinishReason("stop") if self._closes(work) else FinishReason("length", length=length - work.prompt_len)
-            )
+            if self._closes(work):  # without room to finish, this token would not have been taken
+                return FinishReason("stop")
+            return FinishReason("length", length=length - work.prompt_len)
         return None
 
     def _jump(self, branch: Branch, work: Work) -> FinishReason | None:
@@ -268,8 +269,7 @@ class Output:
             work.match_limit = known if branch.length > work.prompt_len else min(work.match_limit, known)
         for token in tokens:
             self._append(branch, token)
-            work.forced += 1
-            reason = self._accept_or_close(branch, work, token)
+            reason = self._accept_or_close(branch, work, token, forced=True)
             if reason is not None:
                 return reason
         return None

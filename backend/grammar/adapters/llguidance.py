@@ -19,6 +19,7 @@ from stemma.backend.grammar.adapters.peer import (
     import_peer,
     peer_vocabulary,
     refusal,
+    refuse_after,
     utf8,
 )
 from stemma.backend.grammar.adapters.tags import parse_tags
@@ -38,6 +39,7 @@ def compile_constraint(
     """
     peer = import_peer(PACKAGE)
     utf8(constraint)
+    refuse_after(PACKAGE, constraint)
     tokenizer = _tokenizer(vocab)
     try:
         matcher = peer.LLMatcher(tokenizer, _grammar_text(peer, constraint, whitespace), log_level=0)

@@ -52,6 +52,16 @@ def refusal(package: str, constraint: Constraint, words: object) -> ConstraintEr
     return ConstraintError(f"{package} refuses this {constraint.kind}: {text[:2000]}", param=constraint.kind)
 
 
+def refuse_after(package: str, constraint: Constraint) -> None:
+    """Raises ConstraintError for a constraint that begins behind a marker."""
+    if constraint.after is not None:
+        raise ConstraintError(
+            f"constraint_after={constraint.after!r} is not supported with grammar_backend={package!r}; "
+            "use grammar_backend='native'",
+            param="constraint_after",
+        )
+
+
 def utf8(constraint: Constraint) -> None:
     """Raises ConstraintError for a value with a lone surrogate, which is no character."""
     texts = (constraint.value,) if isinstance(constraint.value, str) else constraint.value

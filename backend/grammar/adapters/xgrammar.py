@@ -23,6 +23,7 @@ from stemma.backend.grammar.adapters.peer import (
     import_peer,
     peer_vocabulary,
     refusal,
+    refuse_after,
     utf8,
 )
 from stemma.backend.grammar.adapters.tags import parse_tags
@@ -45,6 +46,7 @@ def compile_constraint(
     """
     import_peer(PACKAGE)
     utf8(constraint)
+    refuse_after(PACKAGE, constraint)
     compiler = _compiler(vocab)
     try:
         compiled = _compile(compiler, constraint, max_whitespace)
