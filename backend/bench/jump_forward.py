@@ -1,7 +1,8 @@
 """`stemma bench jump_forward FILE.jsonl`: what jump-forward and drafts save, and that they change no token.
 
 Every schema is generated from with each setting, greedily and with a seed, one request at a time and without the prefix
-cache, so that a step of the engine is one forward pass for this request. Ids must be equal in all settings.
+cache, so that a step of the engine is one forward pass for this request. Ids must be equal in all settings. Times are
+the CPU time of the engine's thread, with one thread for the model.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def read_cases(path: Path, limit: int | None = None) -> list[Case]:
 
 def generate(engine: Engine, case: Case, params: Mapping[str, Any]) -> Run:
     """One generation, with its forward passes and its time."""
-    before, begin = engine.scheduler.planner.step, time.perf_counter()
+    before, begin = engine.scheduler.planner.step, engine._ask(time.thread_time)
     try:
         result = engine.generate(PROMPT, {**params, "json_schema": case.schema})
     except ConstraintError as error:
@@ -106,7 +107,7 @@ def generate(engine: Engine, case: Case, params: Mapping[str, Any]) -> Run:
         drafted=meta["draft_tokens"],
         accepted=meta["accepted_draft_tokens"],
         forwards=engine.scheduler.planner.step - before,
-        seconds=time.perf_counter() - begin,
+        seconds=engine._ask(time.thread_time) - begin,
     )
 
 
@@ -116,7 +117,8 @@ def measure(cases: Sequence[Case], model: str, max_new_tokens: int, settings: Se
     runs: dict[str, list[Run]] = {name: [] for name in settings}
     with ExitStack() as stack:
         engines = {
-            name: stack.enter_context(Engine(model, disable_radix_cache=True, **SETTINGS[name])) for name in settings
+            name: stack.enter_context(Engine(model, disable_radix_cache=True, num_threads=1, **SETTINGS[name]))
+            for name in settings
         }
         for engine in engines.values():
             for case in cases:  # compile first: what is measured is decoding

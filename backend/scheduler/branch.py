@@ -18,6 +18,7 @@ from stemma.backend.messages import ANSWERED, LogprobOptions, Node, SelectNode
 from stemma.lang.params import SamplingParams
 
 _log = logging.getLogger("stemma")
+MAX_DRAFT = 8  # tokens of one draft
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
 
@@ -68,6 +69,7 @@ class Work:
     mask: Int32 | None = None  # the matcher's row for the next token
     fixed_len: int = 0  # the prompt, and what the grammar forces right behind it: known before the first step
     draft: list[int] = field(default_factory=list)  # a guess at the next tokens, to be verified in the next step
+    draft_room: int = MAX_DRAFT
     draft_masks: list[Int32] = field(default_factory=list)  # the matcher's rows behind each token of the draft
     ending: FinishReason | None = None  # it ends so once its last tokens, which were not sampled, are run
     text: TextOut | None = None  # only with stop strings or streaming

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stemma.backend.core import FinishReason, Plan, StepOutput, Verify
-from stemma.backend.scheduler.branch import Branch, Work
+from stemma.backend.scheduler.branch import MAX_DRAFT, Branch, Work
 from stemma.lang.errors import ConstraintError, StemmaError
 
 if TYPE_CHECKING:
     from stemma.backend.scheduler.admit import Memory
     from stemma.backend.scheduler.graph import Graph
-
-MAX_DRAFT = 8  # tokens of one draft
 
 
 class Output:
@@ -103,14 +101,17 @@ class Output:
             rows.t_first[row] = time.perf_counter()
         branch = rows.branch[row]
         if branch is not None and branch.work is not None:
-            branch.work.drafted += count
-            branch.work.confirmed += same
+            work = branch.work
+            work.drafted += count
+            work.confirmed += same
+            # a draft is as long as the last one was right; one that was right throughout may be twice as long
+            work.draft_room = min(MAX_DRAFT, 2 * count) if same == count else max(1, same)
         return branch, drawn[: same + 1]
 
     def _propose(self, branch: Branch, work: Work) -> None:
         """Set the draft that the next step verifies: how the text that the grammar forces is likely spelled."""
         assert work.matcher is not None
-        room = min(MAX_DRAFT, work.limit - branch.length - 1)
+        room = min(work.draft_room, work.limit - branch.length - 1)
         work.draft = work.matcher.draft()[:room] if room > 0 else []
         work.draft_masks = []
         if not work.draft:
