@@ -73,7 +73,8 @@ class Total:
 
 @dataclass(slots=True)
 class Family:
-    """The figures of some schemas: one `Total` for each setting, over the cases that all of them finished."""
+    """The figures of some schemas: one `Total` for each setting, over the cases that all of them finished. `refused`:
+    by at least one (a slow machine may take too long to compile); `equal`: those that finished agree."""
 
     cases: int = 0
     equal: int = 0
@@ -140,7 +141,7 @@ def summarise(cases: Sequence[Case], runs: Mapping[str, Sequence[Run]]) -> dict[
         for name in dict.fromkeys((case.family, "all")):
             family = families.setdefault(name, Family(totals={setting: Total() for setting in runs}))
             family.cases += 1
-            family.equal += len({(run.ids, run.end, run.note) for run in each.values()}) == 1
+            family.equal += len({(run.ids, run.end) for run in each.values() if run.ids is not None}) <= 1
             if any(run.ids is None for run in each.values()):
                 family.refused += 1
                 continue

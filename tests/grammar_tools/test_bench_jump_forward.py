@@ -32,6 +32,7 @@ def test_lines_are_read(file: Path) -> None:
 
 def test_sums_are_over_what_all_settings_finished() -> None:
     cases = [Case("a", "x", "{}"), Case("b", "y", "{}")]
+    assert summarise(cases[:1], {"off": [Run(note="slow")] * 2, "jump": [Run((1,))] * 2})["all"].equal == 2
     good, other, refused = Run((1, 2), "stop", forced=1, forwards=2), Run((1, 3), "stop", forwards=1), Run(note="no")
     families = summarise(cases, {"off": [good, refused, good, good], "jump": [good, refused, good, other]})
     assert (families["all"].cases, families["all"].equal, families["all"].refused) == (4, 3, 1)

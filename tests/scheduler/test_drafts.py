@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,19 @@ from stemma.backend.grammar.compiler import compile_constraint
 from stemma.backend.messages import parse_delta
 from stemma.backend.scheduler.loop import Scheduler
 from stemma.lang.params import Constraint
-from tests.scheduler.world import EOS, TABLE, VOCAB, FakeRunner, FakeText
+from tests.scheduler.world import BOS, EOS, TABLE, VOCAB, FakeRunner, FakeText, chain, logprob
 
 VOCABULARY = Vocabulary(TABLE, VOCAB, frozenset({EOS}), lambda text: [ord(c) for c in text])
 ALL = np.full(mask_words(VOCAB), -1, np.int32)
 
 
+@lru_cache
+def compiled(constraint: Constraint) -> Grammar:
+    return compile_constraint(constraint, VOCABULARY)
+
+
 def native(constraint: Constraint, done: Callable[[Grammar | Exception], None]) -> None:
-    try:
-        done(compile_constraint(constraint, VOCABULARY))
-    except Exception as error:
-        done(error)
+    done(compiled(constraint))
 
 
 def make(compile: Any = native, num_slots: int = 2000, **options: Any) -> Scheduler:
@@ -240,6 +243,29 @@ def test_a_right_draft_saves_steps():
     assert drafted[0]["meta"]["draft_tokens"] == drafted[0]["meta"]["accepted_draft_tokens"] == 35
 
 
+def test_the_earliest_end_is_kept_inside_a_draft():
+    for seed in range(20):
+        params = {"max_new_tokens": 12, "min_new_tokens": 2, "temperature": 1.0, "seed": seed}
+        played, guesses = [], []
+        for draft in ("off", "forced"):
+            rng = random.Random()
+            rng.random, rng.randint = lambda: 0.0, lambda a, b: b
+            compile = lambda c, done, g=guesses, rng=rng: done(Guesses(list(g), rng))  # noqa: E731
+            scheduler = Scheduler(FakeRunner(500, 3), FakeText(), compile, context=512, draft=draft)
+            played.append(run(scheduler, program(gen("x", **params))))
+            guesses += played[0][0]["ids"] if not guesses else []
+        assert without_costs(played[0]) == without_costs(played[1])
+        assert len(guesses) >= 3
+
+
+def test_a_draft_does_not_keep_a_prompt_from_being_shared():
+    scheduler = make(jump_forward=False, draft="forced")
+    run(scheduler, *(program(gen("Answer: [0-9]{2}"), name=name) for name in "ab"))
+    assert scheduler.runner.steps[0] == (8 + 8) + (
+        1 + 8
+    )  # prompt and draft; the follower's last prompt token and draft
+
+
 def test_drafts_live_with_little_memory():
     truth = run(make(lambda c, done: done(Guesses([], random.Random(0)))), program(gen("x", max_new_tokens=60)))
     for seed in range(5):
@@ -270,7 +296,7 @@ NESTED = r'\{"tags": \[("[a-z]{2,9}"(, "[a-z]{2,9}"){0,9})?\], "end": (true|fals
 @pytest.mark.parametrize("logprobs", [False, True])
 def test_a_text_is_complete_whatever_the_budget(budget: int, logprobs: bool):
     closed = 0
-    for seed in range(8):
+    for seed in range(5):
         params = {"max_new_tokens": budget, "finish_in_budget": True, "temperature": 1.0, "seed": seed}
         delta = program(gen(NESTED, logprobs=logprobs, stream=seed % 2 == 0, **params), gen("[a-z]"))
         played = [
@@ -287,7 +313,10 @@ def test_a_text_is_complete_whatever_the_budget(budget: int, logprobs: bool):
         else:
             closed += 1
         if logprobs:
-            assert all(entry[0] is not None for entry in done["meta"]["output_token_logprobs"])
+            prompt = [BOS, *map(ord, "prompt ")]
+            states = [chain([*prompt, *done["ids"][:k]]) for k in range(len(done["ids"]))]
+            expected = [logprob(state, token) for state, token in zip(states, done["ids"], strict=True)]
+            assert [entry[0] for entry in done["meta"]["output_token_logprobs"]] == expected
         for events in played[1:]:
             assert [e[:6] for e in without_costs(events)] == [e[:6] for e in without_costs(played[0])]
             if logprobs:
@@ -322,7 +351,12 @@ def test_a_failure_reaches_the_forks_of_forks():
         {"id": "b", "parent": "r", "at": 2, "nodes": [{"kind": "text", "text": "b"}]},
         {"id": "c", "parent": "b", "at": 1, "nodes": [gen("a")]},
     ]
-    events = run(make(), {"program": "p", "branches": branches, "end": True})
+    late: list[Callable[[], None]] = []
+    scheduler = make(lambda constraint, done: late.append(lambda: native(constraint, done)))
+    events: list[dict[str, Any]] = []
+    scheduler.submit(parse_delta({"program": "p", "branches": branches, "end": True}), events.append)()
+    late.pop()()
+    assert not late and not scheduler.graph.programs
     assert [(e["event"], e["branch"]) for e in events] == [("error", "r"), ("error", "c")]
 
 
