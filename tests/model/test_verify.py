@@ -47,7 +47,7 @@ def test_draws_inside_a_draft_equal_single_draws(kind: str, prompt: int, runner:
     rows = [rng.integers(0, VOCAB, n).tolist() for n in (prompt, 3, 2)]
     draft = rng.integers(0, VOCAB, 4).tolist()
     masks = [row_mask(rng), None, row_mask(rng), None, row_mask(rng)]  # of the draws of row 1
-    params = PARAMS[kind] | {"prompt_len": [len(ids) for ids in rows]}
+    params: dict[str, Any] = PARAMS[kind] | {"prompt_len": [len(ids) for ids in rows]}
     logprobs = [LogprobRequest(2, output=True)]
 
     table = Sequences(VOCAB)
@@ -61,7 +61,7 @@ def test_draws_inside_a_draft_equal_single_draws(kind: str, prompt: int, runner:
         ids = rows[1] if k == 0 else [draft[k - 1]]
         pieces = [(0, rows[0]), (1, ids), (2, rows[2])] if k == 0 else [(1, ids)]
         at = 1 if k == 0 else 0
-        given = params if k == 0 else params | {"prompt_len": [3]}
+        given: dict[str, Any] = params if k == 0 else params | {"prompt_len": [3]}
         if "bias" in given and k:
             given = given | {"bias": [(0, given["bias"][0][1])]}
         mask = masks[k]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from stemma.backend.grammar.compiler import compile_constraint
 from stemma.backend.messages import parse_delta
 from stemma.backend.scheduler.loop import Scheduler
 from stemma.lang.params import Constraint
-from tests.scheduler.world import BOS, EOS, TABLE, VOCAB, FakeRunner, FakeText, chain, logprob
+from tests.scheduler.world import BOS, EOS, TABLE, VOCAB, CharTokenizer, FakeRunner, FakeText, chain, logprob
 
 VOCABULARY = Vocabulary(TABLE, VOCAB, frozenset({EOS}), lambda text: [ord(c) for c in text])
 ALL = np.full(mask_words(VOCAB), -1, np.int32)
@@ -34,6 +34,12 @@ def native(constraint: Constraint, done: Callable[[Grammar | Exception], None]) 
 
 def make(compile: Any = native, num_slots: int = 2000, **options: Any) -> Scheduler:
     return Scheduler(FakeRunner(num_slots, 10**9), FakeText(), compile, context=512, **options)
+
+
+def steps_of(scheduler: Scheduler) -> list[int]:
+    """How many tokens each step computed."""
+    assert isinstance(scheduler.runner, FakeRunner)
+    return scheduler.runner.steps
 
 
 def run(scheduler: Scheduler, *deltas: dict[str, Any]) -> list[dict[str, Any]]:
@@ -83,7 +89,7 @@ def test_a_forced_prefix_is_prefilled_with_the_prompt():
     (done,) = run(scheduler, program(gen('\\{"name": "[a-z]{3}"\\}')))
     assert re.fullmatch('\\{"name": "[a-z]{3}"\\}', done["text"])
     meta = done["meta"]
-    assert scheduler.runner.steps == [8 + 10, 1, 1]  # BOS and the prompt with the prefix, then two letters
+    assert steps_of(scheduler) == [8 + 10, 1, 1]  # BOS and the prompt with the prefix, then two letters
     assert meta["prompt_tokens"] == 8 and meta["forced_tokens"] == 12 and meta["completion_tokens"] == 15
     assert meta["computed_tokens"] == 20 and meta["ttft"] <= meta["e2e_latency"]
 
@@ -93,7 +99,7 @@ def test_a_forced_prefix_shares_the_prefix_cache():
     a = program(gen("Answer: [0-9]{2}"), name="a")
     b = program(gen("Answer: [0-9]{2}", temperature=1.0, seed=3), name="b")
     events = run(scheduler, a, b)
-    assert scheduler.runner.steps[0] == 16 + 1  # the follower computes its last token alone
+    assert steps_of(scheduler)[0] == 16 + 1  # the follower computes its last token alone
     assert sorted(e["meta"]["cached_tokens"] for e in events) == [0, 8]  # tokens of the prompt
     assert all(e["text"].startswith("Answer: ") and e["meta"]["prompt_tokens"] == 8 for e in events)
 
@@ -103,7 +109,7 @@ def test_a_text_without_a_choice_needs_no_step():
     first, second = run(scheduler, program(gen("yes", stream=True), gen("[0-9]a", max_new_tokens=5)))[-2:]
     assert first["text"] == "yes" and first["meta"]["finish_reason"] == {"type": "stop", "matched": EOS}
     assert first["meta"]["forced_tokens"] == 3 and first["meta"]["computed_tokens"] == 0
-    assert scheduler.runner.steps == [8 + 3]
+    assert steps_of(scheduler) == [8 + 3]
     assert second["meta"]["prompt_tokens"] == 11
 
 
@@ -136,7 +142,7 @@ def test_log_probabilities_are_there_for_forced_tokens():
     jumped = run(scheduler, program(gen("Answer: [0-9]{3}!!", logprobs=True)))
     assert without_costs(jumped) == without_costs(plain)
     assert all(entry[0] is not None for entry in jumped[0]["meta"]["output_token_logprobs"])
-    assert jumped[0]["meta"]["forced_tokens"] == 10 and len(scheduler.runner.steps) == 4
+    assert jumped[0]["meta"]["forced_tokens"] == 10 and len(steps_of(scheduler)) == 4
 
 
 def test_log_probabilities_of_a_prefix_in_the_cache_are_computed():
@@ -239,7 +245,7 @@ def test_a_right_draft_saves_steps():
     scheduler = make(lambda c, done: done(Guesses(truth[0]["ids"], rng)), draft="forced")
     drafted = run(scheduler, program(gen("x", max_new_tokens=40)))
     assert without_costs(drafted) == without_costs(truth)
-    assert len(scheduler.runner.steps) == 5  # nine tokens a step; the last one has only four left
+    assert len(steps_of(scheduler)) == 5  # nine tokens a step; the last one has only four left
     assert drafted[0]["meta"]["draft_tokens"] == drafted[0]["meta"]["accepted_draft_tokens"] == 35
 
 
@@ -261,9 +267,7 @@ def test_the_earliest_end_is_kept_inside_a_draft():
 def test_a_draft_does_not_keep_a_prompt_from_being_shared():
     scheduler = make(jump_forward=False, draft="forced")
     run(scheduler, *(program(gen("Answer: [0-9]{2}"), name=name) for name in "ab"))
-    assert scheduler.runner.steps[0] == (8 + 8) + (
-        1 + 8
-    )  # prompt and draft; the follower's last prompt token and draft
+    assert steps_of(scheduler)[0] == (8 + 8) + (1 + 8)  # prompt and draft; the follower's last prompt token and draft
 
 
 def test_drafts_live_with_little_memory():
@@ -284,7 +288,7 @@ def test_forced_text_is_drafted_where_jump_forward_is_off():
     assert without_costs(drafted) == without_costs(truth)
     meta = drafted[0]["meta"]
     assert meta["forced_tokens"] == 0 and meta["accepted_draft_tokens"] == meta["draft_tokens"] > 60
-    assert len(scheduler.runner.steps) < 30
+    assert len(steps_of(scheduler)) < 30
 
 
 # -- closing in time --------------------------------------------------------------------------------------------------
@@ -371,17 +375,18 @@ def test_a_marker_of_text_is_part_of_the_grammar():
         assert re.fullmatch("[^k]*k=[0-9]{2}", done["text"])
 
 
+class SpecialTokenizer(CharTokenizer):
+    """Token 0 is written <done>."""
+
+    def encode_pieces(self, pieces: Iterable[tuple[str, bool]], *, start: bool = False) -> list[int]:
+        found: list[int] = []
+        for text, special in pieces:
+            found += [0] if special and text == "<done>" else [ord(c) for c in text]
+        return found
+
+
 class SpecialText(FakeText):
-    """A world whose token 0 is written <done>."""
-
-    class tokenizer(type(FakeText.tokenizer)):  # type: ignore[misc]
-        def encode_pieces(self, pieces: Any, *, start: bool = False) -> list[int]:
-            found: list[int] = []
-            for text, special in pieces:
-                found += [0] if special and text == "<done>" else [ord(c) for c in text]
-            return found
-
-    tokenizer = tokenizer()  # type: ignore[assignment]
+    tokenizer = SpecialTokenizer()
 
 
 @pytest.mark.parametrize("draft", ["off", "forced"])
