@@ -50,6 +50,12 @@ class EngineConfig:
         False, "work out constraint masks after the forward pass, not in a thread while it runs"
     )
     disable_jump_forward: bool = _opt(False, "sample forced tokens one by one")
+    draft: str = _opt(
+        "off",
+        "tokens proposed ahead of sampling and verified in one step, which changes no output: 'forced' proposes how "
+        "the text that a constraint forces is likely spelled",
+        ("off", "forced"),
+    )
     random_seed: int = _opt(0, "seed of dummy weights and of requests that give none")
     lease_seconds: float = _opt(60.0, "how long a program's branch may stay idle before its lease ends")
     num_threads: int | None = _opt(None, "CPU threads of one operation; default: the physical cores")

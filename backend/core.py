@@ -115,6 +115,21 @@ class Masks(Protocol):
 
 
 @dataclass(slots=True)
+class Verify:
+    """The last `count` tokens of plan row `index` are a draft: a guess at what will be drawn before them.
+
+    Such a row draws at its last count + 1 positions: `StepOutput.verified` has the draws at the first `count` of them,
+    `next_ids` that at the last. Each is drawn as if the tokens before it were certain, with the row's parameters and
+    the counter of its own position; it is meant only if they are. `masks[k]` is the bitmask row for draw k, or None
+    (that of the last draw stands in `Plan.masks`).
+    """
+
+    index: int
+    count: int
+    masks: Sequence[Int32 | None]
+
+
+@dataclass(slots=True)
 class Plan:
     """One step. B rows, T = n.sum() tokens, rows in depth-first order of their families.
 
@@ -140,14 +155,17 @@ class Plan:
     masks: Masks = ()
     logprobs: Sequence[LogprobRequest] = ()
     groups: Sequence[Group] = ()
+    verify: Sequence[Verify] = ()
 
 
 @dataclass(slots=True)
 class StepOutput:
-    """next_ids[i] is the drawn token, or -1 where plan.sample[i] is false. `logprobs` is keyed by plan index."""
+    """next_ids[i] is the drawn token, or -1 where plan.sample[i] is false. `logprobs` and `verified` (see `Verify`) are
+    keyed by plan index."""
 
     next_ids: Int32
     logprobs: dict[int, RowLogprobs] = field(default_factory=dict)
+    verified: dict[int, Int32] = field(default_factory=dict)
 
 
 class Runner(Protocol):

@@ -101,6 +101,7 @@ class Engine:
             radix=not config.disable_radix_cache,
             jump_forward=not config.disable_jump_forward,
             mask_overlap=not config.disable_mask_overlap,
+            draft=config.draft,
             seed=config.random_seed,
             lease=config.lease_seconds,
         )

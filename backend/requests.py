@@ -48,7 +48,7 @@ FIELDS = (
 )  # fmt: skip
 CONSTRAINT_OPTIONS = ("lenient", "whitespace")  # of json_schema and structural_tag
 _SAMPLING_FIELDS = {f.name for f in fields(SamplingParams)} | {
-    *("n", *CONSTRAINTS, "structural_tag", *CONSTRAINT_OPTIONS),
+    *("n", *CONSTRAINTS, "structural_tag", *CONSTRAINT_OPTIONS, "constraint_after"),
 }
 
 
@@ -140,7 +140,7 @@ def parse_sampling(given: Mapping[str, Any]) -> tuple[SamplingParams, Constraint
         raise RequestError(f"n must be an integer >= 1, got {n!r}", param="n")
     if not isinstance(rest.get("logit_bias") or {}, Mapping):
         raise RequestError(f"logit_bias must be an object, got {_short(rest['logit_bias'])}", param="logit_bias")
-    named = (*CONSTRAINTS, "structural_tag", *CONSTRAINT_OPTIONS)
+    named = (*CONSTRAINTS, "structural_tag", *CONSTRAINT_OPTIONS, "constraint_after")
     constraint = parse_constraint({k: rest.pop(k, None) for k in named})
     return SamplingParams.from_dict(rest), constraint, n
 
@@ -149,6 +149,9 @@ def parse_constraint(given: Mapping[str, Any]) -> Constraint | None:
     """At most one of json_schema, regex, ebnf, structural_tag, and options for it; null means not given."""
     named = {k: v for k, v in given.items() if v is not None}
     options = {k: named.pop(k) for k in CONSTRAINT_OPTIONS if k in named}
+    after = named.pop("constraint_after", None)
+    if after is not None and not named:
+        raise RequestError("constraint_after needs a constraint that begins there", param="constraint_after")
     if sum(k in named for k in CONSTRAINTS) > 1:
         raise RequestError("Only one of regex, json_schema, or ebnf can be set.")
     if len(named) > 1:
@@ -158,7 +161,7 @@ def parse_constraint(given: Mapping[str, Any]) -> Constraint | None:
     if not named and options:
         option, value = next(iter(options.items()))
         raise RequestError(f"{option}={value!r} needs json_schema or structural_tag", param=option)
-    return next((Constraint(kind, value, **options) for kind, value in named.items()), None)  # type: ignore[arg-type]
+    return next((Constraint(kind, value, after=after, **options) for kind, value in named.items()), None)  # type: ignore[arg-type]
 
 
 def refuse_unsupported(given: Mapping[str, Any], table: Mapping[str, tuple[Any, ...]]) -> None:

@@ -97,6 +97,8 @@ def _params(node: Gen, options: RunOptions, place: str) -> SamplingParams:
     given = dict(node.overrides)
     if "seed" not in given and options.params.seed is not None:
         given["seed"] = seed_at(options.params.seed, place)
+    if node.constraint is None and "finish_in_budget" not in given:
+        given["finish_in_budget"] = False  # the run means the gens that have something to finish
     return dataclasses.replace(options.params, **given)
 
 

@@ -33,6 +33,7 @@ def gen(
     presence_penalty: float | None = None,
     repetition_penalty: float | None = None,
     ignore_eos: bool | None = None,
+    finish_in_budget: bool | None = None,
     seed: int | None = None,
     return_logprob: bool | None = None,
     logprob_start_len: int | None = None,
@@ -47,6 +48,7 @@ def gen(
     ebnf: str | None = None,
     structural_tag: str | Mapping[str, Any] | None = None,
     constraint: compose.Part | Constraint | None = None,
+    constraint_after: str | None = None,
     timeout: float | None = None,
     lenient: bool | None = None,
     whitespace: str | None = None,
@@ -61,7 +63,10 @@ def gen(
     everything before it is there; then it fails, and so does what follows it.
 
     `lenient` and `whitespace` are for JSON (see `Constraint`): with `lenient=True` what cannot be enforced of a schema
-    is dropped, and `s.get_meta_info(name)["constraint_warnings"]` says what.
+    is dropped, and `s.get_meta_info(name)["constraint_warnings"]` says what. With `finish_in_budget` a constrained text
+    is a whole match within `max_tokens`: it takes the shortest way to its end before it is too late. With
+    `constraint_after="</think>"` the text is free up to and including the first such marker, and the constraint is for
+    what follows; `s[name]` is the whole text.
 
     Raises `RequestError` (a `ValueError`) naming the argument and its value, `ConstraintError` for a constraint.
     """
@@ -124,7 +129,8 @@ def separate_reasoning(expr: Any = None, model_type: str | Reasoning | None = No
     """Read the gens of `expr` in two parts: `s["x"]` is the answer, `s["x_reasoning_content"]` the reasoning.
 
     `model_type` says how the model marks its reasoning: a name such as "deepseek-r1" or "qwen3", or a
-    `Reasoning(begin, end)`. The text of the program stays what the model wrote; `s.raw("x")` is the whole of it. Raises
+    `Reasoning(begin, end)`. The text of the program stays what the model wrote; `s.raw("x")` is the whole of it. A
+    type or constraint of a gen is for the answer, which then begins behind the first end of reasoning. Raises
     `RequestError` for an unknown model type, an expression without gens, or a gen without a name.
     """
     if model_type is None:
@@ -135,7 +141,15 @@ def separate_reasoning(expr: Any = None, model_type: str | Reasoning | None = No
     if not gens or any(node.name is None for node in gens):
         what = "has a gen without a name" if gens else "has no gen"
         raise RequestError(f"separate_reasoning needs gens with names; {expr!r:.80} {what}", param="expr")
-    return NodeList(tuple(replace(n, reasoning=format) if isinstance(n, Gen) else n for n in nodes))
+    return NodeList(tuple(_reasons(node, format) if isinstance(node, Gen) else node for node in nodes))
+
+
+def _reasons(node: Gen, format: Reasoning) -> Gen:
+    """Its constraint, if it has one, is for the answer."""
+    constraint = node.constraint
+    if constraint is not None and constraint.after is None:
+        constraint = replace(constraint, after=format.end)
+    return replace(node, reasoning=format, constraint=constraint)
 
 
 def system(expr: Any = None) -> NodeList:
@@ -211,6 +225,7 @@ _SAMPLING = {
             "presence_penalty",
             "repetition_penalty",
             "ignore_eos",
+            "finish_in_budget",
             "seed",
         )
     },
@@ -273,17 +288,25 @@ def _one_constraint(given: Mapping[str, Any], spec: TypeSpec | None) -> Constrai
     present = [kind for kind in kinds if kind in given]
     if len(present) > 1:
         raise ConstraintError(f"only one constraint may be given, got {' and '.join(present)}", param=present[1])
+    after = given.get("constraint_after")
+    if after is not None and (spec is not None or not present):
+        what = "cannot be combined with type: the value would begin behind it" if present else "needs a constraint"
+        raise ConstraintError(
+            f"constraint_after={after!r} {what}; use regex, json_schema, ebnf or structural_tag",
+            param="constraint_after",
+        )
     if spec is not None or not present:
         return spec.constraint if spec else None
     kind = present[0]
     value: Any = given[kind]
     if kind == "constraint":
-        return value if isinstance(value, Constraint) else compose.constraint_of(compose.as_part(value))
+        made = value if isinstance(value, Constraint) else compose.constraint_of(compose.as_part(value))
+        return made if after is None else replace(made, after=after)
     if kind == "json_schema" and _is_type(value):
-        return json_spec(value).constraint
+        return replace(json_spec(value).constraint, after=after)
     if kind in ("json_schema", "structural_tag"):
-        return Constraint(kind, _as_json(kind, value))
-    return Constraint("ebnf" if kind == "ebnf" else "regex", value)
+        return Constraint(kind, _as_json(kind, value), after=after)
+    return Constraint("ebnf" if kind == "ebnf" else "regex", value, after=after)
 
 
 def _with_options(constraint: Constraint | None, lenient: bool | None, whitespace: str | None) -> Constraint | None:

@@ -47,9 +47,11 @@ class SamplingParams:
     `max_new_tokens=None` means: up to the context limit. `temperature` below 1e-6 is greedy. `stop` accepts a string
     or several; the text is cut before the match unless `no_stop_trim`. `top_k=-1` is off. `seed` makes the draw
     reproducible whatever else shares the batch; `None` lets the engine pick one. `logit_bias` maps token id to an
-    addend in [-100, 100]. `spaces_between_special_tokens` is there for compatibility and changes nothing: as with
-    transformers' fast tokenizers, no spaces are put between special tokens. Raises `RequestError` (a `ValueError`)
-    naming the field, the legal range and the value.
+    addend in [-100, 100]. `finish_in_budget` ends a constrained text as a whole match within `max_new_tokens`, by its
+    shortest completion when nothing else fits; a constraint whose shortest match is longer is an error.
+    `spaces_between_special_tokens` is there for compatibility and changes nothing: as with transformers' fast
+    tokenizers, no spaces are put between special tokens. Raises `RequestError` (a `ValueError`) naming the field, the
+    legal range and the value.
     """
 
     max_new_tokens: int | None = 128
@@ -69,6 +71,7 @@ class SamplingParams:
     no_stop_trim: bool = False
     seed: int | None = None
     logit_bias: tuple[tuple[int, float], ...] = ()
+    finish_in_budget: bool = False
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731 - the class is frozen
@@ -93,7 +96,13 @@ class SamplingParams:
             "repetition_penalty",
             _number("repetition_penalty", self.repetition_penalty, 0.0, 2.0, "(0, 2]", open_low=True),
         )
-        for name in ("ignore_eos", "skip_special_tokens", "spaces_between_special_tokens", "no_stop_trim"):
+        for name in (
+            "ignore_eos",
+            "skip_special_tokens",
+            "spaces_between_special_tokens",
+            "no_stop_trim",
+            "finish_in_budget",
+        ):
             _flag(name, getattr(self, name))
         if self.seed is not None:
             put("seed", _integer("seed", self.seed, 0, ">= 0") & 0x7FFF_FFFF_FFFF_FFFF)
@@ -191,12 +200,16 @@ class Constraint:
     of a schema is dropped and reported, not refused. `whitespace` between the parts of JSON: `None` allows one space
     behind `,` and `:` or none; "compact" none; "any" up to 64 characters of JSON white space; any other text is a
     regex for what stands in each such place. Raises `ConstraintError` naming the field and its value.
+
+    With `after` the text is free up to and including the first occurrence of that marker (the end of a model's
+    reasoning, say), and only what follows must match.
     """
 
     kind: ConstraintKind
     value: str | tuple[str, ...]
     lenient: bool = False
     whitespace: str | None = None
+    after: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ConstraintKind):
@@ -216,6 +229,8 @@ class Constraint:
             raise ConstraintError(
                 f'whitespace must be "compact", "any" or a regex, got {self.whitespace!r}', param="whitespace"
             )
+        if self.after is not None:
+            _marker(self.after)
         for option in ("lenient", "whitespace"):
             if getattr(self, option) and self.kind not in JSON_KINDS:
                 raise ConstraintError(
@@ -225,16 +240,16 @@ class Constraint:
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> Constraint:
-        known = {"kind", "value", "lenient", "whitespace"}
+        known = {"kind", "value", "lenient", "whitespace", "after"}
         if not isinstance(given, Mapping) or not {"kind", "value"} <= set(given) <= known:
             raise ConstraintError(
-                'constraint must be {"kind": …, "value": …}, with "lenient" and "whitespace" where wanted, '
+                'constraint must be {"kind": …, "value": …}, with "lenient", "whitespace" and "after" where wanted, '
                 f"got {given!r}",
                 param="constraint",
             )
         value = given["value"]
         value = tuple(value) if isinstance(value, list) else value
-        return cls(given["kind"], value, given.get("lenient", False), given.get("whitespace"))
+        return cls(given["kind"], value, given.get("lenient", False), given.get("whitespace"), given.get("after"))
 
     def to_dict(self) -> dict[str, Any]:
         """As a JSON object; options only where they are given."""
@@ -246,4 +261,23 @@ class Constraint:
             out["lenient"] = True
         if self.whitespace is not None:
             out["whitespace"] = self.whitespace
+        if self.after is not None:
+            out["after"] = self.after
         return out
+
+
+MAX_MARKER = 1_000  # characters of `Constraint.after`
+
+
+def _marker(marker: Any) -> None:
+    if not isinstance(marker, str) or not 0 < len(marker) <= MAX_MARKER:
+        raise ConstraintError(
+            f"constraint_after must be a string of 1 to {MAX_MARKER} characters, got {marker!r:.80}",
+            param="constraint_after",
+        )
+    try:
+        marker.encode()
+    except UnicodeEncodeError:
+        raise ConstraintError(
+            f"constraint_after holds a lone surrogate, which is no character: {marker!r}", param="constraint_after"
+        ) from None

@@ -10,6 +10,7 @@ BENCHES = {
     "grammar": "constraint engines side by side: schemas, regular expressions, a batch of 128",
     "hostile": "delays between steps while hostile schemas compile",
     "masks": "a batch of distinct schemas: steps that waited for a mask, with and without overlap",
+    "jump_forward": "forced tokens and drafts, on and off: equal ids, forward passes saved",
     "offline": "tokens per second against transformers.generate, same model, same run",
 }
 
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help"):
         print("usage: stemma bench NAME [options]\n\nbenchmarks (each has --help):")
         for name, about in BENCHES.items():
-            print(f"  {name:<10} {about}")
+            print(f"  {name:<12} {about}")
         return 0
     name = args.pop(0)
     if name not in BENCHES:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from stemma.backend.cache.kv_pool import KVPool
-from stemma.backend.core import Int64, Plan, RowLogprobs, SamplingArrays, StepOutput
+from stemma.backend.core import Int32, Plan, RowLogprobs, SamplingArrays, StepOutput
+from stemma.backend.executor.draws import every_draw
 from stemma.backend.executor.logprobs import check_ids, input_logprobs, output_logprobs
 from stemma.backend.executor.mask_table import MaskTable
 from stemma.backend.executor.sampler import sample
@@ -261,7 +262,8 @@ class ModelRunner:
         """Executes a plan. next_ids[i] is -1 where row i does not sample, or where its grammar mask allows nothing."""
         next_ids = np.full(len(plan.rows), -1, np.int32)
         places = np.flatnonzero(plan.sample)
-        hidden, logits = self._forward(plan, places)
+        draws = every_draw(plan, places)
+        hidden, logits = self._forward(plan, draws.at)
         results: dict[int, RowLogprobs] = {}
         raw: Tensor | None = None
         outputs = []
@@ -275,17 +277,19 @@ class ModelRunner:
                     outputs.append(request)
             if outputs:
                 # sampling works in place: keep the raw rows
-                raw = logits[torch.from_numpy(np.searchsorted(places, [r.index for r in outputs]))]
+                raw = logits[torch.from_numpy(draws.where[np.searchsorted(places, [r.index for r in outputs])])]
+        verified: dict[int, Int32] = {}
         if places.size:
-            next_ids[places] = sample(logits, plan, places, self.kernels, self.masks).numpy()
+            drawn = sample(logits, draws.plan, draws.places, self.kernels, self.masks).numpy()[draws.where]
+            next_ids[places] = drawn[: places.size]
+            verified = draws.verified(drawn)
         if raw is not None:
             output_logprobs(outputs, raw, [int(next_ids[r.index]) for r in outputs], results)
-        return StepOutput(next_ids, results)
+        return StepOutput(next_ids, results, verified)
 
-    def _forward(self, plan: Plan, places: Int64) -> tuple[Tensor, Tensor]:
-        """hidden [T, H] after the final norm, and raw fp32 logits [N, V] of the last position of each row in places."""
+    def _forward(self, plan: Plan, last: Int32) -> tuple[Tensor, Tensor]:
+        """hidden [T, H] after the final norm, and raw fp32 logits [N, V] at the flat positions `last`."""
         self._check(plan)
-        last = plan.offsets[1:][places] - 1
         if self._fused is not None and len(plan.ids) <= MAX_TOKENS:
             return self._fused(plan.ids, plan.positions, plan.out_slots, self._table(plan), last)
         hidden = self.model.hidden(self._batch(plan))
@@ -295,6 +299,6 @@ class ModelRunner:
     def forward_logits(self, plan: Plan, all_positions: bool = True) -> Tensor:
         """Runs a plan without sampling; raw fp32 logits of every token [T, V], or of each row's last token [B, V]."""
         if not all_positions:
-            return self._forward(plan, np.arange(len(plan.rows)))[1]
-        hidden, _ = self._forward(plan, np.arange(0))
+            return self._forward(plan, plan.offsets[1:] - 1)[1]
+        hidden, _ = self._forward(plan, np.zeros(0, np.int32))
         return self.model.logits(hidden)

@@ -44,6 +44,21 @@ class Matcher(Protocol):
         """Token ids that plain masked decoding would emit next without any choice; [] when there is a choice."""
         ...
 
+    def draft(self) -> list[int]:
+        """How the text that must follow here is likely spelled, where `forced` is not certain of it: a guess, to be
+        verified. [] when no text is forced, or the engine does not say. Each token is allowed after those before it."""
+        ...
+
+    def shortest_completion(self) -> list[int]:
+        """Token ids, EOS aside, that lead from here to a whole match: of the fewest bytes that any match still needs,
+        in few tokens. `accept` takes them one after the other. An upper bound, then, on the tokens needed; [] when the
+        text is complete. ConstraintError when the engine cannot tell."""
+        ...
+
+    def can_finish(self, tokens: int) -> bool:
+        """`shortest_completion` has at most that many tokens; often known without spelling it."""
+        ...
+
     def is_complete(self) -> bool:
         """The text so far is a whole match: stopping here is legal."""
         ...

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 from stemma.backend.grammar import ir
+from stemma.backend.grammar.after import behind
 from stemma.backend.grammar.automaton import DEAD, Dfa
 from stemma.backend.grammar.base import Grammar, Vocabulary
 from stemma.backend.grammar.composed import finder_of, lower_composed
@@ -30,6 +31,11 @@ MASK_BYTES = 32 << 20  # of mask rows that one grammar keeps
 
 def lower(constraint: Constraint, deadline: Deadline, *, lenient: bool = False) -> Lowered:
     """The front end for the constraint's kind. ConstraintError for a value that it cannot read."""
+    lowered = _lower(constraint, deadline, lenient)
+    return lowered if constraint.after is None else lowered._replace(node=behind(constraint.after, lowered.node))
+
+
+def _lower(constraint: Constraint, deadline: Deadline, lenient: bool) -> Lowered:
     kind, value = constraint.kind, constraint.value
     if not isinstance(value, str):
         return Lowered(_choices(value))

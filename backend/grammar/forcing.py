@@ -58,6 +58,19 @@ def canonical_tokens(
     return out
 
 
+def likely_tokens(vocab: Vocabulary, text: bytes, context: tuple[int, ...]) -> list[int]:
+    """The tokens that spell the forced `text` behind `context`, whatever may follow it: as the tokenizer would, up to
+    its last whole character. [] for text that is not UTF-8."""
+    kept = _from_character_start(vocab, context)
+    before = b"".join(_bytes_of(vocab, token) for token in kept)
+    whole = _complete_characters(before + text)
+    if len(whole) > len(before):
+        tokens = vocab.encode(whole.decode())
+        if tuple(tokens[: len(kept)]) == kept:
+            return tokens[len(kept) :]
+    return vocab.encode(_complete_characters(text).decode())  # a merge over the seam: spell it by itself
+
+
 def _bytes_of(vocab: Vocabulary, token: int) -> bytes:
     known = 0 <= token < len(vocab.token_bytes)
     return (vocab.token_bytes[token] or b"") if known else b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +10,9 @@ from numpy.typing import NDArray
 
 from stemma.backend.grammar.automaton import DEAD, Dfa
 from stemma.backend.grammar.base import Vocabulary
-from stemma.backend.grammar.forcing import CONTEXT_TOKENS, canonical_tokens, forced_bytes
+from stemma.backend.grammar.forcing import CONTEXT_TOKENS, canonical_tokens, forced_bytes, likely_tokens
 from stemma.backend.grammar.masks import MaskCache, TokenIndex
+from stemma.backend.grammar.shortest import ShortestTexts, fewest_tokens, unspellable
 
 FINISHED = -3  # the state behind EOS
 MAX_FORCED = 256  # tokens that one call of `forced` gives at most
@@ -41,6 +43,9 @@ class RegularGrammar:
         self._steps: dict[tuple[int, int], int] = {}
         self._forced_bytes: dict[int, bytes] = {}
         self._canonical: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._completions: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = {}
+        self._shortest: ShortestTexts | None = None
+        self._drafts: dict[tuple[int, tuple[int, ...]], list[int]] = {}
 
     def matcher(self) -> RegularMatcher:
         return RegularMatcher(self, Position(0, -1, 0, None))
@@ -48,8 +53,10 @@ class RegularGrammar:
     @property
     def nbytes(self) -> int:
         """About how much memory the grammar and its caches hold now."""
-        memos = 120 * len(self._steps) + 100 * len(self._forced_bytes) + 250 * len(self._canonical)
-        return self.dfa.nbytes + self.masks.nbytes + memos
+        memos = 120 * len(self._steps) + 100 * len(self._forced_bytes)
+        memos += 250 * (len(self._canonical) + len(self._drafts) + 4 * len(self._completions))
+        shortest = self._shortest.nbytes if self._shortest else 0
+        return self.dfa.nbytes + self.masks.nbytes + memos + shortest
 
     def advance(self, state: int, token: int) -> int:
         """The state after a token, or DEAD. EOS is no token here."""
@@ -70,10 +77,7 @@ class RegularGrammar:
     def canonical_token(self, position: Position) -> int:
         """The token that spells the forced text from here canonically, or -1 when no token is certain."""
         state = position.state
-        text = self._forced_bytes.get(state)
-        if text is None:
-            text = forced_bytes(self.dfa, state)
-            _remember(self._forced_bytes, state, text)
+        text = self._forced_from(state)
         if not text:
             return -1
         context = _last_tokens(position)
@@ -84,6 +88,68 @@ class RegularGrammar:
             token = tokens[0] if tokens and self.advance(state, tokens[0]) != DEAD else -1
             _remember(self._canonical, key, token)
         return token
+
+    def draft(self, position: Position) -> list[int]:
+        """See `base.Matcher.draft`."""
+        state = position.state
+        if state == FINISHED or not (text := self._forced_from(state)):
+            return []
+        context = _last_tokens(position)
+        key = (state, context)
+        tokens = self._drafts.get(key)
+        if tokens is None:
+            tokens = []
+            for token in likely_tokens(self.vocab, text, context):
+                state = self.advance(state, token)
+                if state == DEAD:
+                    break
+                tokens.append(token)
+            _remember(self._drafts, key, tokens)
+        return list(tokens)
+
+    def completion(self, position: Position) -> tuple[int, ...]:
+        """See `base.Matcher.shortest_completion`."""
+        if self.is_complete(position.state):
+            return ()
+        key = (position.state, _last_tokens(position))
+        tokens = self._completions.get(key)
+        if tokens is None:
+            tokens = tuple(self._spelled(position, self.shortest_text(position.state)))
+            _remember(self._completions, key, tokens)
+        return tokens
+
+    def _spelled(self, position: Position, text: bytes) -> Iterator[int]:
+        """Tokens of a shortest text that the masks allow one after the other."""
+        fewest = fewest_tokens(self.walker.trie, text)
+        at = 0
+        while at < len(text):
+            must = self.canonical_token(position)
+            token = must if must >= 0 else fewest[at]
+            after = self.advance(position.state, token)
+            if token < 0 or after == DEAD:
+                raise unspellable()
+            at += len(self.vocab.token_bytes[token] or b"")
+            position = Position(after, token, position.length + 1, position)
+            yield token
+        if not self.is_complete(position.state):
+            raise unspellable()
+
+    def shortest_text(self, state: int) -> bytes:
+        """The fewest bytes that lead from `state` to a whole match."""
+        if self._shortest is None:
+            self._shortest = ShortestTexts(self.dfa)
+        with self.dfa.lock:
+            return self._shortest.text(state)
+
+    def is_complete(self, state: int) -> bool:
+        return state == FINISHED or self.dfa.accepting[state]
+
+    def _forced_from(self, state: int) -> bytes:
+        text = self._forced_bytes.get(state)
+        if text is None:
+            text = forced_bytes(self.dfa, state)
+            _remember(self._forced_bytes, state, text)
+        return text
 
     def only_token(self, position: Position) -> int:
         """The token that masked decoding must emit here, or -1: there is a choice, or the text may end."""
@@ -153,9 +219,25 @@ class RegularMatcher:
             position = Position(grammar.advance(position.state, token), token, position.length + 1, position)
         return tokens
 
+    def draft(self) -> list[int]:
+        return self._grammar.draft(self._position)
+
+    def shortest_completion(self) -> list[int]:
+        return list(self._grammar.completion(self._position))
+
+    def can_finish(self, tokens: int) -> bool:
+        grammar, state = self._grammar, self._position.state
+        if grammar.is_complete(state):
+            return tokens >= 0
+        text = grammar.shortest_text(state)
+        if grammar.covers_bytes and len(text) <= tokens:
+            return True
+        if len(text) > tokens * grammar.walker.trie.max_depth:
+            return False
+        return len(grammar.completion(self._position)) <= tokens
+
     def is_complete(self) -> bool:
-        state = self._position.state
-        return state == FINISHED or self._grammar.dfa.accepting[state]
+        return self._grammar.is_complete(self._position.state)
 
     def is_finished(self) -> bool:
         grammar, state = self._grammar, self._position.state

@@ -80,6 +80,9 @@ class Memory:
     def truncate(self, branch: Branch, length: int) -> None:
         """Take ids back to `length` (a stop string ended inside a token). Gives up the row if the cache has them."""
         rows, row = self.rows, branch.row
+        if row < 0:
+            branch.set_ids(branch.ids(length).copy())
+            return
         computed, owned_from = int(rows.computed[row]), int(rows.tree_len[row])
         keep = max(length, owned_from)
         if computed > keep:
@@ -108,6 +111,8 @@ class Memory:
     def account(self, branch: Branch) -> None:
         """Move the row's counters into the branch's work."""
         rows, row, work = self.rows, branch.row, branch.work
+        if row < 0:
+            return
         if work is not None:
             work.computed += int(rows.spent[row])
             if not work.t_first:
@@ -144,6 +149,11 @@ class Memory:
         branch.state = State.WAITING
         self.retractions += 1
         self.waiting.insert(0, branch)
+
+    def requeue(self, branch: Branch) -> None:
+        """Send a running branch to the queue, to be admitted with what its work's `match_limit` says."""
+        self.release(branch)
+        self.queue(branch)
 
     def make_room(self, k: int, keep: Branch | None = None) -> bool:
         """`ensure`, retracting the youngest running branches if need be (never `keep`): the oldest always advances."""
@@ -226,7 +236,7 @@ class Memory:
         rows, row, work = self.rows, branch.row, branch.work
         assert work is not None
         rows.prompt_len[row], rows.limit[row] = work.prompt_len, work.limit
-        rows.sample[row] = work.params is not None and work.limit > work.prompt_len
+        rows.sample[row] = work.params is not None and work.limit > work.prompt_len and work.ending is None
         rows.set_sampling(row, work.params, work.seed)
         rows.special[row] = work.params is not None and bool(
             work.matcher is not None

@@ -12,12 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from stemma.backend.cache.base import Namespace
-from stemma.backend.core import Int32, RowLogprobs
+from stemma.backend.core import FinishReason, Int32, RowLogprobs
 from stemma.backend.grammar.base import Matcher
 from stemma.backend.messages import ANSWERED, LogprobOptions, Node, SelectNode
 from stemma.lang.params import SamplingParams
 
 _log = logging.getLogger("stemma")
+MAX_DRAFT = 8  # tokens of one draft
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
 
@@ -63,9 +64,15 @@ class Work:
     seed: int = 0
     score_from: int = -1
     match_limit: int = 1 << 30  # most tokens that may come from the cache (input logprobs need the rest computed)
+    marker: int = -1  # the special token that the constraint begins behind
     matcher: Matcher | None = None
     mask_error: Exception | None = None  # why the matcher's row for the next token could not be made
     warnings: tuple[str, ...] = ()  # what the constraint says that does not bind
+    fixed_len: int = 0  # the prompt, and what the grammar forces right behind it: known before the first step
+    draft: list[int] = field(default_factory=list)  # a guess at the next tokens, to be verified in the next step
+    draft_room: int = MAX_DRAFT
+    draft_masks: list[Int32] = field(default_factory=list)  # the matcher's rows behind each token of the draft
+    ending: FinishReason | None = None  # it ends so once its last tokens, which were not sampled, are run
     text: TextOut | None = None  # only with stop strings or streaming
     stop_ids: frozenset[int] = frozenset()
     stream: bool = False
@@ -74,7 +81,10 @@ class Work:
     records: list[tuple[int, RowLogprobs]] = field(default_factory=list)  # (end position of the step, what it said)
     cached: int = 0
     computed: int = 0
+    rescore: bool = False  # the last computed token must be run again, for the log-probability of the one behind it
     forced: int = 0
+    drafted: int = 0
+    confirmed: int = 0  # of the drafted ones, those that were drawn too
     retractions: int = 0
     admitted: bool = False
     t_start: float = field(default_factory=time.perf_counter)

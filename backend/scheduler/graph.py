@@ -10,6 +10,8 @@ import random
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from stemma.backend.messages import (
     error_object,
 )
 from stemma.backend.scheduler.admit import Memory
+from stemma.backend.scheduler.after import AfterToken
 from stemma.backend.scheduler.branch import Branch, Mark, Program, Sink, State, Work
 from stemma.backend.scheduler.select import start_select
 from stemma.backend.scheduler.tools import Compile, TextTools
@@ -59,6 +62,7 @@ class Graph:
         self._serials = itertools.count(1)
         self._ready: deque[Branch] = deque()
         self._advancing = False
+        self.begin: Callable[[Branch], bool] = lambda branch: False  # before a constrained gen is queued: is it over?
 
     def next_serial(self) -> int:
         """Arrival numbers of programs and branches."""
@@ -161,6 +165,7 @@ class Graph:
             branch.started = True
             branch.state, branch.error = State.DONE, parent.error
             self._report(branch, parent.error)
+            self._ready.extend(branch.children)
             return True
         if len(parent.marks) <= branch.at:
             return False
@@ -245,6 +250,7 @@ class Graph:
             node=branch.cursor,
             params=params,
             prompt_len=length,
+            fixed_len=length,
             limit=self._limit(length, params, explicit="max_new_tokens" in node.params),
             seed=self.new_seed() if params.seed is None else params.seed,
             stop_ids=frozenset(params.stop_token_ids),
@@ -267,6 +273,8 @@ class Graph:
                 raise RequestError(f"token_ids_logprob must be in [0, {self.vocab_size}), got {options.ids}")
             if options.start >= 0:
                 work.match_limit = max(options.start - 1, 0)
+        if params.finish_in_budget and node.constraint is None:
+            raise RequestError("finish_in_budget needs a constraint to finish", param="finish_in_budget")
         if params.stop or node.stream:
             work.text = self.text.stream(params)
         branch.work = work
@@ -274,6 +282,10 @@ class Graph:
             self._queue(branch)
             return
         constraint = Constraint.from_dict(node.constraint)
+        if constraint.after is not None:
+            work.marker = self._special_token(constraint.after)
+            if work.marker >= 0:  # a special token is not part of any text
+                constraint = replace(constraint, after=None)
         branch.state = State.COMPILING
         self.compile(constraint, lambda made: self.compiled(branch, work, made))
         if branch.state is State.COMPILING and branch.row >= 0:
@@ -305,6 +317,11 @@ class Graph:
             )
         return min(length + asked, room)
 
+    def _special_token(self, marker: str) -> int:
+        """The id of the special token that is written so; -1 if there is none."""
+        ids = self.tokenizer.encode_pieces(((marker, True),))
+        return ids[0] if len(ids) == 1 and not self.tokenizer.decode(ids) else -1
+
     def compiled(self, branch: Branch, work: Work, made: Grammar | Exception) -> None:
         """The grammar of a waiting gen is ready, or cannot be made. In the scheduler's thread."""
         if branch.state is not State.COMPILING or branch.work is not work:
@@ -317,10 +334,14 @@ class Graph:
         try:
             work.matcher = made.matcher()
             work.warnings = getattr(made, "warnings", ())  # other engines' grammars have none
+            if work.marker >= 0:
+                work.matcher = AfterToken(work.matcher, work.marker, self.vocab_size, self.tokenizer.eos_ids)
+            over = self.begin(branch)
         except StemmaError as error:
             self.fail(branch, error)
             return
-        self._queue(branch)
+        if not over:
+            self._queue(branch)
 
     def _queue(self, branch: Branch) -> None:
         work = branch.work

@@ -40,6 +40,7 @@ class Scheduler:
         radix: bool = True,
         jump_forward: bool = True,
         mask_overlap: bool = True,
+        draft: str = "off",
         seed: int = 0,
         lease: float = 60.0,
     ) -> None:
@@ -53,8 +54,8 @@ class Scheduler:
         )
         eos_ids = text.tokenizer.eos_ids
         self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap)
-        self.planner = Planner(self.memory, chunk, self.masker)
-        self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward)
+        self.planner = Planner(self.memory, chunk, self.masker, draft != "off")
+        self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward, draft == "forced")
         self.tokens_computed = 0
         self._next_expire = time.monotonic() + EXPIRE_EVERY
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stemma.backend.core import FinishReason, Plan, StepOutput
-from stemma.backend.scheduler.branch import Branch, Work
+from stemma.backend.core import FinishReason, Plan, StepOutput, Verify
+from stemma.backend.scheduler.branch import MAX_DRAFT, Branch, Work
 from stemma.lang.errors import ConstraintError, StemmaError
 
 if TYPE_CHECKING:
@@ -20,12 +20,19 @@ class Output:
     """Takes a `StepOutput` apart. Plain rows cost no Python: only rows that end or are `special` are seen singly."""
 
     def __init__(
-        self, memory: Memory, graph: Graph, eos_ids: frozenset[int], vocab_size: int, jump_forward: bool
+        self,
+        memory: Memory,
+        graph: Graph,
+        eos_ids: frozenset[int],
+        vocab_size: int,
+        jump_forward: bool,
+        draft: bool = False,
     ) -> None:
-        self.memory, self.graph, self.jump_forward = memory, graph, jump_forward
+        self.memory, self.graph, self.jump_forward, self.draft = memory, graph, jump_forward, draft
         self.eos_ids = eos_ids
         self._is_eos = np.zeros(vocab_size, np.bool_)
         self._is_eos[[i for i in eos_ids if i < vocab_size]] = True
+        graph.begin = self.begin
 
     def process(self, plan: Plan, out: StepOutput) -> None:
         rows, index = self.memory.rows, plan.rows
@@ -36,29 +43,27 @@ class Output:
             branch = rows.branch[int(index[i])]
             if branch is not None and branch.work is not None:
                 branch.work.records.append((int(ends[i]), said))
-        if plan.sample.all():
+        agreed = [self._agree(plan, out, v) for v in plan.verify]
+        drawn = plan.sample
+        if plan.verify:
+            drawn = drawn.copy()
+            drawn[[v.index for v in plan.verify]] = False
+        if drawn.all():
             row, token, position = index, out.next_ids, ends
         else:
-            drawn = plan.sample
             row, token, position = index[drawn], out.next_ids[drawn], ends[drawn]
             for r in index[~drawn & (ends == rows.length[index]) & ~rows.sample[index]]:
                 self.settle(rows.branch[int(r)])
         rows.ids[row, position] = token
         rows.length[row] = position + 1
-        first = position == rows.prompt_len[row]
+        first = rows.t_first[row] == 0.0
         if first.any():
             rows.t_first[row[first]] = time.perf_counter()
         ended = (self._is_eos[token] & ~rows.ignore_eos[row]) | (position + 1 >= rows.limit[row])
         for k in np.flatnonzero(ended | rows.special[row]).tolist():
-            branch = rows.branch[int(row[k])]
-            if branch is None:  # released by a failure that spread from a row before it
-                continue
-            try:
-                self._take(branch, int(token[k]))
-            except StemmaError as error:
-                self.graph.fail(branch, error)
-            except Exception as error:  # a broken matcher or template must not take the engine down
-                self.graph.fail(branch, StemmaError(f"internal error: {type(error).__name__}: {error}"))
+            self._try(rows.branch[int(row[k])], [int(token[k])])
+        for branch, tokens in agreed:
+            self._try(branch, tokens, appended=False)
 
     def settle(self, branch: Branch | None) -> None:
         """A row that samples nothing has computed all it was asked for."""
@@ -66,24 +71,168 @@ class Output:
         if branch.on_done is not None:
             branch.on_done(branch)
         else:
-            self.finish(branch, FinishReason("length", length=0))
+            self.finish(branch, branch.work.ending or FinishReason("length", length=0))
 
-    # -- one token of one special row ------------------------------------------------------------------------------
+    def _try(self, branch: Branch | None, tokens: list[int], *, appended: bool = True) -> None:
+        if branch is None:  # released by a failure that spread from a row before it
+            return
+        try:
+            self._take(branch, tokens, appended)
+        except StemmaError as error:
+            self.graph.fail(branch, error)
+        except Exception as error:  # a broken matcher or template must not take the engine down
+            self.graph.fail(branch, StemmaError(f"internal error: {type(error).__name__}: {error}"))
 
-    def _take(self, branch: Branch, token: int) -> None:
+    # -- drafts ----------------------------------------------------------------------------------------------------
+
+    def _agree(self, plan: Plan, out: StepOutput, verify: Verify) -> tuple[Branch | None, list[int]]:
+        """The draws that count: up to the first that is not what the draft has, and this one. The rest of the draft is
+        taken out of the row, and its slots are free again."""
+        rows, i, count = self.memory.rows, verify.index, verify.count
+        row, end = int(plan.rows[i]), int(plan.start[i] + plan.n[i])
+        draft = plan.ids[plan.offsets[i + 1] - count : plan.offsets[i + 1]]
+        drawn = [*out.verified[i].tolist(), int(out.next_ids[i])]
+        same = next((k for k in range(count) if drawn[k] != draft[k]), count)
+        keep = end - count + same
+        if keep < end:
+            self.memory.slots.free(rows.slots[row, keep:end].copy())
+            rows.computed[row] = keep
+        if not rows.t_first[row]:
+            rows.t_first[row] = time.perf_counter()
+        branch = rows.branch[row]
+        if branch is not None and branch.work is not None:
+            work = branch.work
+            work.drafted += count
+            work.confirmed += same
+            # a draft is as long as the last one was right; one that was right throughout may be twice as long
+            work.draft_room = min(MAX_DRAFT, 2 * count) if same == count else max(1, same)
+        return branch, drawn[: same + 1]
+
+    def _propose(self, branch: Branch, work: Work) -> None:
+        """Set the draft that the next step verifies: how the text that the grammar forces is likely spelled."""
+        assert work.matcher is not None
+        room = min(work.draft_room, work.limit - branch.length - 1)
+        work.draft = work.matcher.draft()[:room] if room > 0 else []
+        work.draft_masks = []
+        if not work.draft:
+            return
+        ahead = work.matcher.clone()
+        for k, token in enumerate(work.draft):
+            if not ahead.accept(token):
+                del work.draft[k:]
+                break
+            work.draft_masks.append(ahead.mask())
+        self.memory.changed = True  # the next step is not like the last
+
+    # -- tokens of special rows ------------------------------------------------------------------------------------
+
+    def begin(self, branch: Branch) -> bool:
+        """The grammar of a gen is ready: append what it forces before anything is sampled, so that it is prefilled with
+        the prompt and shares the prefix cache. True if the generation is over with that. In the scheduler's thread."""
+        work = branch.work
+        assert work is not None and work.matcher is not None
+        if self._closes(work) and not work.matcher.can_finish(work.limit - work.prompt_len):
+            least = len(work.matcher.shortest_completion())
+            raise ConstraintError(
+                f"finish_in_budget: the shortest match of the constraint takes {least} tokens, and there is room for "
+                f"{work.limit - work.prompt_len} (max_new_tokens, or what the context leaves); raise max_new_tokens",
+                param="max_new_tokens",
+            )
+        if work.limit > work.prompt_len and self.jump_forward:
+            reason = self._jump(branch, work)
+            work.fixed_len = branch.length
+            if reason is not None and work.logprobs is None:
+                self.finish(branch, reason)
+                return True
+            work.ending = reason
+        if work.ending is None and self.draft and work.logprobs is None:
+            self._propose(branch, work)
+        return False
+
+    def _take(self, branch: Branch, tokens: list[int], appended: bool) -> None:
+        """What a step drew for a row. `appended`: its only token stands in the row already."""
         work = branch.work
         assert work is not None
         if work.mask_error is not None:
             raise work.mask_error  # here, where it fails its own branch only
-        reason = self._accept(branch, work, token)
-        # a forced token at the very end would never be run, so its log-probability would stay unknown
-        if reason is None and work.matcher is not None and self.jump_forward and work.logprobs is None:
+        reason = None
+        for token in tokens:
+            if not appended:
+                self._append(branch, token)
+            reason = self._accept_or_close(branch, work, token)
+            if reason is not None:
+                break
+        if reason is None and work.matcher is not None and self.jump_forward:
             reason = self._jump(branch, work)
         if reason is not None:
-            self.finish(branch, reason)
+            self._end(branch, work, reason)
             return
+        if work.matcher is not None and self.draft and work.logprobs is None:
+            self._propose(branch, work)
         if work.stream:
             self._stream(branch, work)
+
+    def _append(self, branch: Branch, token: int) -> None:
+        rows, row = self.memory.rows, branch.row
+        if row < 0:
+            branch.set_ids(np.append(branch.ids(), np.int32(token)))
+            return
+        length = int(rows.length[row])
+        rows.ids[row, length] = token
+        rows.length[row] = length + 1
+
+    def _end(self, branch: Branch, work: Work, reason: FinishReason) -> None:
+        """Finish, unless log-probabilities are asked of tokens that have not been run: then they are run first."""
+        rows, row = self.memory.rows, branch.row
+        if work.logprobs is None or (rows.length[row] - rows.computed[row] <= 1 and not work.rescore):
+            self.finish(branch, reason)
+            return
+        work.ending = reason
+        if work.rescore:
+            self.memory.requeue(branch)
+        else:
+            rows.sample[row] = False
+            self.memory.changed = True
+
+    # -- closing in time -------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _closes(work: Work) -> bool:
+        return work.params is not None and work.params.finish_in_budget and work.matcher is not None
+
+    def _accept_or_close(self, branch: Branch, work: Work, token: int, forced: bool = False) -> FinishReason | None:
+        """`_accept`, but a token behind which the text could not be finished in what is left of the budget is replaced
+        by the shortest completion."""
+        if self._closes(work):
+            assert work.matcher is not None
+            ahead = work.matcher.clone()
+            if ahead.accept(token) and not ahead.can_finish(work.limit - branch.length):
+                return self._close(branch, work)
+        work.forced += forced
+        return self._accept(branch, work, token)
+
+    def _close(self, branch: Branch, work: Work) -> FinishReason:
+        """Take the last token back and append the shortest completion: there has been room for it all along."""
+        assert work.matcher is not None
+        rows, row, length = self.memory.rows, branch.row, branch.length - 1
+        tokens = work.matcher.shortest_completion()
+        if row < 0:
+            branch.set_ids(branch.ids(length).copy())
+        else:
+            computed = int(rows.computed[row])
+            if computed > length:  # it was the beginning of a draft that agreed
+                self.memory.slots.free(rows.slots[row, length:computed].copy())
+                rows.computed[row] = length
+            rows.length[row] = length
+            if work.logprobs is not None and tokens and computed == length:
+                work.rescore, work.match_limit = True, length - 1  # the logits there were drawn from, and are gone
+        for token in tokens:
+            self._append(branch, token)
+            work.forced += 1
+            reason = self._accept(branch, work, token)
+            if reason is not None:
+                return reason
+        return FinishReason("stop")
 
     def _accept(self, branch: Branch, work: Work, token: int) -> FinishReason | None:
         """The token is already appended. Says whether the generation ends with it."""
@@ -105,19 +254,21 @@ class Output:
             return FinishReason("stop", matched=min(self.eos_ids, default=None))
         length = branch.length
         if length >= work.limit:
+            if self._closes(work):  # without room to finish, this token would not have been taken
+                return FinishReason("stop")
             return FinishReason("length", length=length - work.prompt_len)
         return None
 
     def _jump(self, branch: Branch, work: Work) -> FinishReason | None:
         """Append the tokens that the grammar forces; the next step extends by all of them at once."""
         assert work.matcher is not None
-        rows, row = self.memory.rows, branch.row
-        for token in work.matcher.forced():
-            length = int(rows.length[row])
-            rows.ids[row, length] = token
-            rows.length[row] = length + 1
-            work.forced += 1
-            reason = self._accept(branch, work, token)
+        tokens = work.matcher.forced()
+        if tokens and work.logprobs is not None:  # what they are given must be computed, not taken from the cache
+            known = branch.length - 1
+            work.match_limit = known if branch.length > work.prompt_len else min(work.match_limit, known)
+        for token in tokens:
+            self._append(branch, token)
+            reason = self._accept_or_close(branch, work, token, forced=True)
             if reason is not None:
                 return reason
         return None
@@ -125,7 +276,7 @@ class Output:
     def _stream(self, branch: Branch, work: Work) -> None:
         assert work.text is not None
         ids = branch.ids()[work.prompt_len + work.sent :].tolist()
-        about = {} if work.sent else {"meta": {"prompt_tokens": work.prompt_len, "cached_tokens": work.cached}}
+        about = {} if work.sent else {"meta": {"prompt_tokens": work.prompt_len, "cached_tokens": _cached(work)}}
         work.sent += len(ids)
         branch.emit(work.node, "delta", text=work.text.new_text(), ids=ids, **about)
 
@@ -134,7 +285,7 @@ class Output:
     def finish(self, branch: Branch, reason: FinishReason) -> None:
         """End the branch's generation, report it, and let the graph go on."""
         work = branch.work
-        assert work is not None and work.params is not None and branch.row >= 0
+        assert work is not None and work.params is not None
         produced = branch.ids()[work.prompt_len :].tolist()
         keep, remainder = len(produced), ""
         if reason.type == "stop":
@@ -166,9 +317,11 @@ class Output:
         meta: dict[str, Any] = {
             "prompt_tokens": work.prompt_len,
             "completion_tokens": len(ids) - work.prompt_len,
-            "cached_tokens": work.cached,
+            "cached_tokens": _cached(work),
             "computed_tokens": work.computed,
             "forced_tokens": work.forced,
+            "draft_tokens": work.drafted,
+            "accepted_draft_tokens": work.confirmed,
             "finish_reason": reason.to_dict(),
             "queue_time": max(work.t_admit - work.t_start, 0.0) if work.t_admit else 0.0,
             "ttft": work.t_first - work.t_start if work.t_first else now - work.t_start,
@@ -180,6 +333,11 @@ class Output:
         if work.logprobs is not None:
             meta.update(_logprob_lists(work, ids))
         return meta
+
+
+def _cached(work: Work) -> int:
+    """Prompt tokens from the cache; what the grammar forces behind the prompt may have been there too."""
+    return min(work.cached, work.prompt_len)
 
 
 Triple = list[Any]  # [logprob or None, token id, None]

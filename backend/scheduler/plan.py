@@ -6,21 +6,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArrays
-from stemma.backend.scheduler.branch import Branch
+from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArrays, Verify
+from stemma.backend.scheduler.branch import Branch, Work
 from stemma.backend.scheduler.masking import Masker, Wanted
 
 if TYPE_CHECKING:
     from stemma.backend.scheduler.admit import Memory
 
+Extend = tuple[Branch, int, int]  # a row that is extended by that many tokens, of which so many are a draft
 MIN_SHARED = 32  # a shorter common prefix is not worth a group
 
 
 class Planner:
     """Builds plans. A steady decode batch reuses what does not change (order, sampling arrays, groups)."""
 
-    def __init__(self, memory: Memory, chunk: int, masker: Masker) -> None:
-        self.memory, self.chunk, self.masker = memory, chunk, masker
+    def __init__(self, memory: Memory, chunk: int, masker: Masker, draft: bool = False) -> None:
+        self.memory, self.chunk, self.masker, self.draft = memory, chunk, masker, draft
         self.step = 0
         self._rows: Int32 = np.empty(0, np.int32)
         self._sampling: SamplingArrays | None = None
@@ -35,10 +36,12 @@ class Planner:
         self.settled = []
         if not memory.running and not memory.waiting:
             return None
-        extends: list[tuple[Branch, int]] = []
+        extends: list[Extend] = []
         memory.planned.clear()
         decodes = self._grow_decodes()
         budget = self.chunk
+        if self.draft:
+            budget -= self._extend_drafted(decodes, budget, extends)
         for branch in [b for b in memory.running if rows.length[b.row] - rows.computed[b.row] > 1]:
             if budget <= 0:
                 break
@@ -77,7 +80,20 @@ class Planner:
                 return decodes
             memory.retract(max(running, key=lambda b: b.serial))
 
-    def _extend(self, branch: Branch, budget: int, extends: list[tuple[Branch, int]]) -> int:
+    def _extend_drafted(self, decodes: list[Branch], budget: int, extends: list[Extend]) -> int:
+        """Move rows that have a draft from `decodes` to `extends`. Returns how many tokens they are extended by."""
+        memory, used = self.memory, 0
+        for branch in list(decodes):
+            work = branch.work
+            if work is None or not work.draft:
+                continue
+            # room for all rows and the draft: verifying it sends nobody back to the queue
+            if budget - used > 1 and memory.ensure(len(memory.running) + 1 + len(work.draft)):
+                decodes.remove(branch)
+                used += self._extend(branch, budget - used, extends)
+        return used
+
+    def _extend(self, branch: Branch, budget: int, extends: list[Extend]) -> int:
         """Give a row slots for up to `budget` pending tokens, and show them to the cache. Returns how many."""
         memory, rows, row = self.memory, self.memory.rows, branch.row
         start, length = int(rows.computed[row]), int(rows.length[row])
@@ -93,27 +109,34 @@ class Planner:
             if n <= 0:
                 memory.retract(branch)
                 return 0
-        rows.slots[row, start : start + n] = memory.slots.allocate(n)
         work = branch.work
         assert work is not None
-        if start + n <= max(work.prompt_len, work.limit if work.params is None else 0):
+        draft = self._draft(work, budget - n, n + reserve) if work.draft and start + n == length else 0
+        rows.ids[row, length : length + draft] = work.draft[:draft]
+        rows.slots[row, start : start + n + draft] = memory.slots.allocate(n + draft)
+        if start + n <= max(work.fixed_len, work.limit if work.params is None else 0):
             memory.publish(branch, start + n)
         memory.planned.add(row)
-        extends.append((branch, n))
-        return n
+        extends.append((branch, n + draft, draft))
+        return n + draft
+
+    def _draft(self, work: Work, budget: int, reserved: int) -> int:
+        """How much of the draft is verified in this step: nothing is retracted for it."""
+        draft = min(len(work.draft), budget)
+        return draft if draft > 0 and self.memory.ensure(reserved + draft) else 0
 
     # -- filling ---------------------------------------------------------------------------------------------------
 
-    def _fill(self, decodes: list[Branch], extends: list[tuple[Branch, int]]) -> Plan:
+    def _fill(self, decodes: list[Branch], extends: list[Extend]) -> Plan:
         memory, rows = self.memory, self.memory.rows
         self.step += 1
         steady = not extends and self._decode_only and not memory.changed and len(decodes) == len(self._rows)
         if not steady:
             decodes = self._depth_first(decodes)
-            order = [b.row for b in decodes] + [b.row for b, _ in extends]
+            order = [b.row for b in decodes] + [b.row for b, *_ in extends]
             self._rows = np.array(order, np.int32)
             self._sampling = rows.sampling(self._rows)
-            branches = decodes + [b for b, _ in extends]
+            branches = decodes + [b for b, *_ in extends]
             self._sampling.bias = [
                 (i, b.work.params.logit_bias)
                 for i, b in enumerate(branches)
@@ -141,13 +164,15 @@ class Planner:
             rows.slots[head, start[:d]] = memory.slots.allocate(d)
         if extends:
             n = np.ones(len(index), np.int32)
-            n[d:] = [k for _, k in extends]
+            n[d:] = [k for _, k, _ in extends]
+            draft = np.zeros(len(index), np.int32)
+            draft[d:] = [k for _, _, k in extends]
             offsets = np.zeros(len(index) + 1, np.int32)
             np.cumsum(n, out=offsets[1:])
             owner = np.repeat(np.arange(len(index)), n)
             positions = (np.arange(offsets[-1], dtype=np.int32) - offsets[owner] + start[owner]).astype(np.int32)
             flat = index[owner]
-            sample = rows.sample[index] & (start + n == rows.length[index])
+            sample = rows.sample[index] & (start + n - draft == rows.length[index])
         else:
             n = np.ones(d, np.int32)
             offsets = np.arange(d + 1, dtype=np.int32)
@@ -155,6 +180,7 @@ class Planner:
             sample = rows.sample[index]
         masks: list[Wanted] = []
         wants: list[LogprobRequest] = []
+        verify = [self._verify(d + k, branch, drafted) for k, (branch, _, drafted) in enumerate(extends) if drafted]
         for i, branch in self._special:
             self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
         return Plan(
@@ -173,7 +199,19 @@ class Planner:
             masks=self.masker.step(masks) if masks else (),
             logprobs=wants,
             groups=self._groups,
+            verify=verify,
         )
+
+    def _verify(self, i: int, branch: Branch, count: int) -> Verify:
+        work = branch.work
+        assert work is not None and work.params is not None
+        masks: list[Int32 | None] = []
+        for k in range(count):
+            hold = branch.length - work.prompt_len + k < work.params.min_new_tokens
+            known = work.draft_masks[k - 1] if k and work.draft_masks else None
+            wanted = Wanted(i, work, hold, known)
+            masks.append(self.masker.row(wanted) if hold or work.matcher is not None else None)
+        return Verify(i, count, masks)
 
     def _special_row(
         self, i: int, branch: Branch, start: int, n: int, sample: bool, masks: list[Wanted], wants: list[LogprobRequest]
@@ -184,7 +222,8 @@ class Planner:
             assert work.params is not None
             hold = start + n - work.prompt_len < work.params.min_new_tokens
             if hold or work.matcher is not None:
-                masks.append(Wanted(i, work, hold))
+                draft = start + n - int(self.memory.rows.length[branch.row])  # tokens of a guess that come before it
+                masks.append(Wanted(i, work, hold, work.draft_masks[draft - 1] if draft else None))
         if work.score_from >= 0:
             first, last = max(work.score_from, start + 1), min(start + n + 1, work.limit)
             if first < last:

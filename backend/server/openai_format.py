@@ -26,6 +26,7 @@ MAX_TOP_LOGPROBS = 20
 _SAME = (
     "top_p", "top_k", "min_p", "stop", "stop_token_ids", "frequency_penalty", "presence_penalty", "repetition_penalty",
     "logit_bias", "seed", "no_stop_trim", "ignore_eos", "skip_special_tokens", "spaces_between_special_tokens", "n",
+    "finish_in_budget",
 )  # fmt: skip
 
 _BOTH: dict[str, tuple[Any, ...]] = {
@@ -151,7 +152,7 @@ def _call(
     include_usage = _stream_options(body.get("stream_options"), stream)
     params, _, n = _renamed(given)
     logprobs = None if top is None else LogprobOptions(-1, top)
-    constraint = parse_constraint(constraints)
+    constraint = parse_constraint({**constraints, "constraint_after": body.get("constraint_after")})
     items = tuple(
         Item(rid if len(prompts) == 1 else f"{rid}-{i}", nodes, params, constraint, logprobs)
         for i, nodes in enumerate(prompts)

@@ -350,9 +350,14 @@ def _generated(node: dict[str, Any], reply: str | None) -> tuple[str, dict[str, 
         at, stop = min(found)
         text, finish = text[:at], {"type": "stop", "matched": stop}
     constraint = node.get("constraint") or {}
-    if constraint.get("kind") == "regex" and not re.fullmatch(constraint["value"], text):
+    meant = text
+    if (marker := constraint.get("after")) is not None:
+        _, there, meant = text.partition(marker)
+        if not there:
+            raise RequestError(f"the scripted reply {text!r} does not hold the marker {marker!r}")
+    if constraint.get("kind") == "regex" and not re.fullmatch(constraint["value"], meant):
         raise RequestError(f"the scripted reply {text!r} does not match the regex {constraint['value']!r}")
-    if constraint.get("kind") == "choices" and text not in constraint["value"]:
+    if constraint.get("kind") == "choices" and meant not in constraint["value"]:
         raise RequestError(f"the scripted reply {text!r} is none of the choices {constraint['value']!r}")
     if constraint.get("kind") == "composed":
         captures = scripted_captures(constraint["value"], text)

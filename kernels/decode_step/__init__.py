@@ -5,8 +5,8 @@ For few tokens a step is bound by reading the weights, and calling a hundred sma
 operation (`stemma.backend.models.llama`), and a test holds it to that.
 
 `fused(ids, positions, slots, batch, wanted) -> (hidden, logits)`
-    ids, positions and slots int32 [T], T <= `MAX_TOKENS`; batch as for attention; wanted int32 [N], N <= T: token
-    indices whose logits are computed. hidden fp32 [T, H] after the final norm, logits fp32 [N, V].
+    ids, positions and slots int32 [T], T <= `MAX_TOKENS`; batch as for attention; wanted int32 [N], N <= T,
+    ascending: token indices whose logits are computed. hidden fp32 [T, H] after the final norm, logits fp32 [N, V].
 """
 
 from __future__ import annotations

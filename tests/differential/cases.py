@@ -70,6 +70,10 @@ def generation(rng: random.Random) -> Delta:
         params["max_new_tokens"] = rng.choice([8, 30])
     elif rng.random() < 0.15:
         node["constraint"] = {"kind": "choices", "value": ["red", "green", "red green", "blue"]}
+    if "constraint" in node and rng.random() < 0.1:
+        node["constraint"]["after"] = rng.choice(["e", " a", "th"])
+    if "constraint" in node and rng.random() < 0.3:
+        params["finish_in_budget"] = True
     if rng.random() < 0.15:
         node["logprobs"] = {"start": rng.choice([-1, 0, 1]), "top": rng.choice([0, 2]), "ids": None}
     return node

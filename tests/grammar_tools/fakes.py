@@ -71,6 +71,15 @@ class FixedMatcher:
     def forced(self) -> list[int]:
         return self.grammar.spans.get(self.before.decode("utf-8", "replace"), [])
 
+    def draft(self) -> list[int]:
+        raise AssertionError("not used here")
+
+    def shortest_completion(self) -> list[int]:
+        raise AssertionError("not used here")
+
+    def can_finish(self, tokens: int) -> bool:
+        raise AssertionError("not used here")
+
     def is_complete(self) -> bool:
         return self.before in self.grammar.texts
 

@@ -50,6 +50,15 @@ class OneRow:
     def forced(self) -> list[int]:
         return []
 
+    def draft(self) -> list[int]:
+        raise AssertionError("not used here")
+
+    def shortest_completion(self) -> list[int]:
+        raise AssertionError("not used here")
+
+    def can_finish(self, tokens: int) -> bool:
+        raise AssertionError("not used here")
+
     def is_complete(self) -> bool:
         return False
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from stemma.backend.core import Plan, RowLogprobs, StepOutput
+from stemma.backend.core import Int32, Plan, RowLogprobs, StepOutput
 from stemma.backend.text.stream import TextStream
 from stemma.lang.errors import RequestError
 from stemma.lang.params import SamplingParams
@@ -63,6 +63,7 @@ class FakeRunner:
         out = np.full(len(plan.rows), -1, np.int32)
         wants = {w.index: w for w in plan.logprobs}
         said: dict[int, RowLogprobs] = {}
+        verified: dict[int, Int32] = {}
         written: set[int] = set()
         for i in np.argsort(plan.start, kind="stable").tolist():
             row, start, n = int(plan.rows[i]), int(plan.start[i]), int(plan.n[i])
@@ -82,22 +83,30 @@ class FakeRunner:
                     if not record.input:
                         record.input_start = at + 1
                     record.input.append(logprob(self.pool[slot], int(plan.id_table[row, at + 1])))
-            last = self.pool[int(plan.slot_table[row, start + n - 1])]
             if plan.sample[i]:
-                greedy = plan.sampling.temperature[i] == 0
-                token = next_token(last, None if greedy else int(plan.sampling.seed[i]) + start + n, self.eos_every)
-                for at, mask in plan.masks:
-                    if at == i and not mask.any():
-                        token = -1
-                    elif at == i:
-                        while not (int(mask[token >> 5]) >> (token & 31)) & 1:
-                            token = (token + 1) % VOCAB
-                out[i] = token
+                masks = dict(plan.masks)
+                out[i], last = self.draw(plan, i, start + n, masks.get(i))
+                for v in plan.verify:
+                    if v.index == i:
+                        ends = range(start + n - v.count, start + n)
+                        pairs = zip(ends, v.masks, strict=True)
+                        verified[i] = np.array([self.draw(plan, i, end, mask)[0] for end, mask in pairs], np.int32)
                 if want is not None and want.output:
-                    record.output = logprob(last, token)
+                    record.output = logprob(last, int(out[i]))
             if want is not None:
                 said[i] = record
-        return StepOutput(out, said)
+        return StepOutput(out, said, verified)
+
+    def draw(self, plan: Plan, i: int, end: int, mask: Int32 | None) -> tuple[int, int]:
+        """The token behind the first `end` positions of plan row i, and the state that it is drawn from."""
+        last = self.pool[int(plan.slot_table[int(plan.rows[i]), end - 1])]
+        greedy = plan.sampling.temperature[i] == 0
+        token = next_token(last, None if greedy else int(plan.sampling.seed[i]) + end, self.eos_every)
+        if mask is not None and not mask.any():
+            return -1, last
+        while mask is not None and not (int(mask[token >> 5]) >> (token & 31)) & 1:
+            token = (token + 1) % VOCAB
+        return token, last
 
 
 class CharTokenizer:

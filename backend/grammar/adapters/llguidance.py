@@ -20,6 +20,7 @@ from stemma.backend.grammar.adapters.peer import (
     native_options,
     peer_vocabulary,
     refusal,
+    refuse_after,
     utf8,
 )
 from stemma.backend.grammar.adapters.tags import parse_tags
@@ -42,6 +43,7 @@ def compile_constraint(
     utf8(constraint)
     native_options(constraint, PACKAGE, ("any", "compact") if constraint.kind == "json_schema" else ())
     whitespace = whitespace if constraint.whitespace is None else constraint.whitespace == "any"
+    refuse_after(PACKAGE, constraint)
     tokenizer = _tokenizer(vocab)
     try:
         matcher = peer.LLMatcher(tokenizer, _grammar_text(peer, constraint, whitespace), log_level=0)

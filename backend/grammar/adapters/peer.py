@@ -52,6 +52,16 @@ def refusal(package: str, constraint: Constraint, words: object) -> ConstraintEr
     return ConstraintError(f"{package} refuses this {constraint.kind}: {text[:2000]}", param=constraint.kind)
 
 
+def refuse_after(package: str, constraint: Constraint) -> None:
+    """Raises ConstraintError for a constraint that begins behind a marker."""
+    if constraint.after is not None:
+        raise ConstraintError(
+            f"constraint_after={constraint.after!r} is not supported with grammar_backend={package!r}; "
+            "use grammar_backend='native'",
+            param="constraint_after",
+        )
+
+
 def utf8(constraint: Constraint) -> None:
     """Raises ConstraintError for a value with a lone surrogate, which is no character."""
     texts = (constraint.value,) if isinstance(constraint.value, str) else constraint.value
@@ -152,6 +162,19 @@ class PeerMatcher(ABC):
             if not ahead.accept(token):
                 raise RuntimeError(f"{type(self).__name__} forces token {token} and refuses it")
         return found
+
+    def draft(self) -> list[int]:
+        return []
+
+    def shortest_completion(self) -> list[int]:
+        raise ConstraintError(
+            f"finish_in_budget: {type(self).__name__.removesuffix('Matcher').lower()} does not tell how a text can be "
+            "finished; use grammar_backend='native'",
+            param="finish_in_budget",
+        )
+
+    def can_finish(self, tokens: int) -> bool:
+        return len(self.shortest_completion()) <= tokens
 
     def is_complete(self) -> bool:
         return self._ended > 0 or self._accepting()

@@ -24,6 +24,7 @@ from stemma.backend.grammar.adapters.peer import (
     native_options,
     peer_vocabulary,
     refusal,
+    refuse_after,
     utf8,
 )
 from stemma.backend.grammar.adapters.tags import parse_tags
@@ -47,6 +48,7 @@ def compile_constraint(
     import_peer(PACKAGE)
     utf8(constraint)
     native_options(constraint, PACKAGE, ("any",) if constraint.kind == "json_schema" else ())
+    refuse_after(PACKAGE, constraint)
     compiler = _compiler(vocab)
     try:
         compiled = _compile(compiler, constraint, max_whitespace)

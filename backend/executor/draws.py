@@ -1,0 +1,77 @@
+"""Where a step draws tokens: after the last position of each sampling row, and inside the drafts of rows to verify."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stemma.backend.core import Int32, Int64, Plan
+
+
+@dataclass(slots=True)
+class Draws:
+    """All draws of a step: those behind the rows, in plan order, then those inside drafts, in the order of
+    `Plan.verify`.
+
+    `at`: int32[N], ascending, the flat position that each row of logits is for; `where`: int64[N], the row of each
+    draw. `plan`: a plan for the sampler in which each draw inside a draft has a row of its own (the same branch, cut
+    off at that position); `places`: int64[N], for each row of logits the row of `plan`.
+    """
+
+    plan: Plan
+    places: Int64
+    at: Int32
+    where: Int64
+
+    def verified(self, drawn: Int64) -> dict[int, Int32]:
+        """`StepOutput.verified`, of all drawn ids [N]."""
+        found: dict[int, Int32] = {}
+        first = len(drawn) - sum(v.count for v in self.plan.verify)
+        for v in self.plan.verify:
+            found[v.index] = drawn[first : first + v.count].astype(np.int32)
+            first += v.count
+        return found
+
+
+def every_draw(plan: Plan, places: Int64) -> Draws:
+    """The draws of a plan whose sampling rows are `places`. Costs nothing when no draft is to be verified."""
+    at = plan.offsets[1:][places] - 1
+    if not plan.verify:
+        return Draws(plan, places, at, np.arange(len(at)))
+    owner = np.concatenate([np.full(v.count, v.index) for v in plan.verify])
+    back = np.concatenate([np.arange(v.count, 0, -1, dtype=np.int32) for v in plan.verify])  # tokens before the end
+    index = np.concatenate([np.arange(len(plan.rows)), owner])
+    extra = len(plan.rows) + np.arange(len(owner))
+    s = plan.sampling
+    masks, bias, row = list(plan.masks), list(s.bias), len(plan.rows)
+    biased = dict(s.bias)
+    for v in plan.verify:
+        masks += [(row + k, mask) for k, mask in enumerate(v.masks) if mask is not None]
+        bias += [(row + k, biased[v.index]) for k in range(v.count) if v.index in biased]
+        row += v.count
+    gathered = {
+        name: getattr(s, name)[index]
+        for name in (
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "seed",
+            "repetition_penalty",
+            "frequency_penalty",
+            "presence_penalty",
+            "prompt_len",
+        )
+    }
+    expanded = replace(
+        plan,
+        rows=plan.rows[index],
+        start=plan.start[index],
+        n=np.concatenate([plan.n, plan.n[owner] - back]),
+        sampling=replace(s, bias=bias, **gathered),
+        masks=masks,
+    )
+    at = np.concatenate([at, plan.offsets[owner + 1] - 1 - back])
+    order = np.argsort(at)
+    return Draws(expanded, np.concatenate([places, extra])[order], at[order], np.argsort(order))
