@@ -185,7 +185,8 @@ _hashing = threading.Lock()  # of megabytes: many threads at once would keep the
 def _digest(constraint: Constraint) -> bytes:
     """Stands for a constraint that is remembered without its text."""
     value = constraint.value
-    hashed = hashlib.blake2b(constraint.kind.encode(), digest_size=32)
+    options = repr((constraint.kind, constraint.lenient, constraint.whitespace, constraint.after))
+    hashed = hashlib.blake2b(options.encode("utf-8", "surrogatepass"), digest_size=32)
     with _hashing:
         for text in (value,) if isinstance(value, str) else value:
             coded = text.encode("utf-8", "surrogatepass")

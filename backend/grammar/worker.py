@@ -47,6 +47,8 @@ class Task(msgspec.Struct, tag=True):
     alphabet: bytes
     seconds: float
     lenient: bool = False
+    whitespace: bytes | None = None
+    after: bytes | None = None
 
 
 class Compiled(msgspec.Struct, tag=True):
@@ -79,7 +81,9 @@ Answer = Ready | Compiled | Refused | Failed
 def task_of(constraint: Constraint, alphabet: frozenset[int], seconds: float, lenient: bool) -> Task:
     value = constraint.value
     coded = _coded(value) if isinstance(value, str) else [_coded(text) for text in value]
-    return Task(constraint.kind, coded, bytes(sorted(alphabet)), seconds, lenient)
+    whitespace, after = (None if text is None else _coded(text) for text in (constraint.whitespace, constraint.after))
+    lenient = lenient or constraint.lenient
+    return Task(constraint.kind, coded, bytes(sorted(alphabet)), seconds, lenient, whitespace, after)
 
 
 def _coded(text: str) -> bytes:
@@ -118,7 +122,8 @@ def answer(task: Task, memory: int) -> Answer:
     deadline = Deadline(task.seconds, task.kind, clock=time.process_time)
     try:
         value = tuple(map(_decoded, task.value)) if isinstance(task.value, list) else _decoded(task.value)
-        constraint = Constraint(task.kind, value)
+        whitespace, after = (None if text is None else _decoded(text) for text in (task.whitespace, task.after))
+        constraint = Constraint(task.kind, value, whitespace=whitespace, after=after)
         lowered = lower(constraint, deadline, lenient=task.lenient)
         nfa = Nfa(lowered.node, deadline, frozenset(task.alphabet), lowered.rules, trim=lowered.trim)
         with naming(task.kind):

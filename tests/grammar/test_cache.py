@@ -174,3 +174,13 @@ def test_memos_are_bounded(world, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_warm_up_may_run_more_than_once() -> None:
     warm_up()
     warm_up()
+
+
+def test_a_refusal_is_of_a_constraint_with_its_options(world) -> None:
+    cache = GrammarCache(world.bpe)
+    schema = '{"type": "string", "pattern": "(.)\\\\1"}'
+    with pytest.raises(ConstraintError, match="backreferences"):
+        cache.get(Constraint("json_schema", schema))
+    assert cache.get(Constraint("json_schema", schema, lenient=True)).matcher()
+    with pytest.raises(ConstraintError, match="backreferences"):
+        cache.get(Constraint("json_schema", schema, after="END"))

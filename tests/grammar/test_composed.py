@@ -173,8 +173,8 @@ def test_a_part_that_does_not_compile_is_named(part, message):
 
 
 def test_lenient_reaches_the_leaves():
-    part = "a" + json({"type": "array", "uniqueItems": True})
-    with pytest.raises(ConstraintError, match="uniqueItems"):
+    part = "a" + json({"type": "string", "pattern": r"(.)\1"})
+    with pytest.raises(ConstraintError, match="backreferences"):
         compile_constraint(constraint_of(part), VOCABULARY)
     grammar = compile_constraint(constraint_of(part), VOCABULARY, lenient=True)
     assert any("composed: sequence[1].json_schema: json_schema" in warning for warning in grammar.warnings)

@@ -99,10 +99,20 @@ def test_refusals_are_those_of_the_thread(world, workers: Workers, constraint: C
 
 
 def test_warnings_of_a_lenient_schema_come_along(world, workers: Workers) -> None:
-    constraint = Constraint("json_schema", '{"type": "array", "uniqueItems": true}')
+    constraint = Constraint("json_schema", '{"type": "string", "pattern": "(.)\\\\1"}')
     with pytest.raises(ConstraintError):
         workers.compile(constraint, world.bpe)
-    assert any("uniqueItems" in warning for warning in workers.compile(constraint, world.bpe, lenient=True).warnings)
+    assert any("pattern" in warning for warning in workers.compile(constraint, world.bpe, lenient=True).warnings)
+
+
+def test_the_options_of_a_constraint_come_along(world, workers: Workers) -> None:
+    wide = Constraint("json_schema", '{"type": "array", "items": {"type": "null"}, "minItems": 2}', whitespace="any")
+    late = Constraint("regex", "[0-9]", after="END")
+    for constraint, text in ((wide, "[ null ,\n null]"), (late, "abc END7".replace(" ", ""))):
+        matcher = workers.compile(constraint, world.bpe).matcher()
+        assert all(matcher.accept(token) for token in world.bpe.encode(text)) and matcher.is_complete(), text
+    dropped = Constraint("json_schema", '{"type": "string", "pattern": "(.)\\\\1"}', lenient=True)
+    assert workers.compile(dropped, world.bpe).warnings
 
 
 def test_what_the_vocabulary_cannot_spell_is_refused(world, workers: Workers) -> None:
