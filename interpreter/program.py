@@ -28,13 +28,24 @@ _current: contextvars.ContextVar[Endpoint | None] = contextvars.ContextVar("stem
 @overload
 def function(func: Callable[Concatenate[ProgramState, P], R]) -> Program[P, R]: ...
 @overload
-def function() -> Callable[[Callable[Concatenate[ProgramState, P], R]], Program[P, R]]: ...
-def function(func: Callable[..., Any] | None = None) -> Any:
-    """Make a program of a function whose first parameter is the state: `@function` or `@function()`.
+def function(*, num_api_spec_tokens: int | None = None) -> Callable[
+    [Callable[Concatenate[ProgramState, P], R]], Program[P, R]
+]: ...  # fmt: skip
+def function(func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None) -> Any:
+    """Make a program of a function whose first parameter is the state: `@function` or `@function(…)`.
+
+    `num_api_spec_tokens`: on hosted endpoints, ask for this many tokens at a time and let one answer serve the gens
+    that follow, as long as the literals between them are what the model wrote. Elsewhere it has nothing to save.
 
     Raises `RequestError` for something that cannot be a program: no first parameter, `async def`, a generator.
     """
-    return Program if func is None else Program(func)
+    if num_api_spec_tokens is not None and (type(num_api_spec_tokens) is not int or num_api_spec_tokens < 1):
+        raise RequestError(
+            f"num_api_spec_tokens must be an integer >= 1, got {num_api_spec_tokens!r}", param="num_api_spec_tokens"
+        )
+    if func is None:
+        return functools.partial(Program, num_api_spec_tokens=num_api_spec_tokens)
+    return Program(func, num_api_spec_tokens=num_api_spec_tokens)
 
 
 class Program(Generic[P, R]):
@@ -51,7 +62,12 @@ class Program(Generic[P, R]):
     __name__: str
     __qualname__: str
 
-    def __init__(self, func: Callable[Concatenate[ProgramState, P], R], bound: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        func: Callable[Concatenate[ProgramState, P], R],
+        bound: Mapping[str, Any] | None = None,
+        num_api_spec_tokens: int | None = None,
+    ) -> None:
         name = getattr(func, "__qualname__", repr(func))
         if inspect.iscoroutinefunction(func) or inspect.isasyncgenfunction(func):
             raise RequestError(f"{name} is an async function: async programs are not built yet; write `def`")
@@ -68,6 +84,7 @@ class Program(Generic[P, R]):
             raise RequestError(f"{name} needs a first parameter for the state: `def {name}(s, …)`")
         self.func = func
         self.bound = dict(bound or {})
+        self.num_api_spec_tokens = num_api_spec_tokens
         self._own = {p.name for p in parameters[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         functools.update_wrapper(cast(Any, self), func)
 
@@ -150,7 +167,7 @@ class Program(Generic[P, R]):
         for name in kwargs:
             if name not in self._own and name not in OPTION_NAMES and name != "backend" and not takes_any:
                 raise TypeError(f"{self.func.__qualname__}{self._signature} has no parameter {name!r} to bind")
-        return Program(self.func, {**self.bound, **kwargs})
+        return Program(self.func, {**self.bound, **kwargs}, self.num_api_spec_tokens)
 
     def _split(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -193,6 +210,8 @@ class Program(Generic[P, R]):
         created: Callable[[ProgramState], None] | None = None,
     ) -> ProgramState:
         run = Run(endpoint, options)
+        if self.num_api_spec_tokens is not None:
+            run.hints["num_api_spec_tokens"] = self.num_api_spec_tokens
         state = ProgramState(run, run.graph.root)
         if created is not None:
             created(state)

@@ -46,6 +46,11 @@ _NAMES = {
     "Endpoint": "interpreter.endpoints.base",
     "RuntimeEndpoint": "interpreter.endpoints.runtime",
     "ScriptedEndpoint": "interpreter.endpoints.scripted",
+    "OpenAI": "interpreter.endpoints.openai",
+    "Anthropic": "interpreter.endpoints.anthropic",
+    "LiteLLM": "interpreter.endpoints.litellm",
+    "Gemini": "interpreter.endpoints.gemini",
+    "VertexAI": "interpreter.endpoints.gemini",
     "Engine": "backend.engine",
 }
 
@@ -76,7 +81,12 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:
     from stemma.backend.engine import Engine as Engine
+    from stemma.interpreter.endpoints.anthropic import Anthropic as Anthropic
     from stemma.interpreter.endpoints.base import Endpoint as Endpoint
+    from stemma.interpreter.endpoints.gemini import Gemini as Gemini
+    from stemma.interpreter.endpoints.gemini import VertexAI as VertexAI
+    from stemma.interpreter.endpoints.litellm import LiteLLM as LiteLLM
+    from stemma.interpreter.endpoints.openai import OpenAI as OpenAI
     from stemma.interpreter.endpoints.runtime import RuntimeEndpoint as RuntimeEndpoint
     from stemma.interpreter.endpoints.scripted import ScriptedEndpoint as ScriptedEndpoint
     from stemma.interpreter.group import ProgramStateGroup as ProgramStateGroup
