@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import pytest
-
 Fault = Callable[["Handler"], None]
 Reply = Callable[[Any], str]
 
@@ -331,17 +329,3 @@ def _item(handler: Handler, prompt: Any) -> dict[str, Any]:
         meta["input_token_logprobs"] = rows
         meta["output_token_logprobs"] = [[-0.5, _id(word), None] for word in words(text)]
     return {"text": text, "meta_info": meta}
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Service]]:
-    """Start a service; it is closed after the test."""
-    services: list[Service] = []
-
-    def begin(make: Callable[..., Service], reply: Reply | None = None) -> Service:
-        services.append(make(reply))
-        return services[-1]
-
-    yield begin
-    for service in services:
-        service.close()
