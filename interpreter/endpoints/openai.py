@@ -54,7 +54,6 @@ class OpenAI(HostedEndpoint):
     Raises `RequestError` for options, `EndpointError` when the package or the key is missing.
     """
 
-    images = True
     logprobs = True
 
     def __init__(
@@ -96,6 +95,7 @@ class OpenAI(HostedEndpoint):
             raise RequestError(f"unknown max_tokens_field {max_tokens_field!r}", param="max_tokens_field")
         self.chat = model_name not in COMPLETION_MODELS if is_chat_model is None else is_chat_model
         self.continues = prefill or not self.chat
+        self.images = self.chat
         self._strict = strict
         self._extra = frozenset(extra_params)
         self._extra_body = dict(extra_body or {})
@@ -156,7 +156,10 @@ class OpenAI(HostedEndpoint):
         super().submit(delta, on_event)
 
     def _needs_encoding(self) -> bool:
-        return (self.chat or self._select_by == "logit_bias") and not hasattr(self._encoding, "encode")
+        return (self.chat or self._select_by == "logit_bias") and not self._knows_tokens()
+
+    def _knows_tokens(self) -> bool:
+        return not isinstance(self._encoding, (str, type(None)))
 
     def _load_encoding(self) -> None:
         try:
@@ -188,7 +191,7 @@ class OpenAI(HostedEndpoint):
             return
         if needs_unconditional(node["method"]):
             raise RequestError(f"{self!r} cannot select by {node['method']}", param="choices_method")
-        if not hasattr(self._encoding, "encode"):
+        if not self._knows_tokens():
             raise self._encoding_error or RequestError(f"select on {self!r} needs encoding=", param="encoding")
         if self.chat and shape.filled and shape.role is not None:
             raise RequestError(f"{self!r} can only select as the first thing in assistant(…)", param="choices")
@@ -261,7 +264,7 @@ class OpenAI(HostedEndpoint):
         return [self._encoding.encode(text, disallowed_special=()) for text in texts]
 
     def cut(self, text: str, tokens: int) -> str | None:
-        if not hasattr(self._encoding, "encode"):
+        if not self._knows_tokens():
             return None
         return self._encoding.decode(self._encoding.encode(text, disallowed_special=())[:tokens])
 
