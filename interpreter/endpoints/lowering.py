@@ -302,6 +302,8 @@ class LoweredEndpoint(Endpoint):
             else:
                 parent.children.append(branch)
                 branch.shapes.append(parent.shapes[branch.at])
+                if branch.at < len(parent.prompts):
+                    branch.prompts.append(parent.prompts[branch.at])
                 if parent.failed_at is not None and parent.failed_at < branch.at:
                     branch.failed_at, branch.error = 0, parent.error
         first = len(branch.nodes)

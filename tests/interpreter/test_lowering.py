@@ -123,6 +123,14 @@ def test_a_fork_after_a_gen_waits_for_it_and_one_before_does_not(fake):
     assert set(endpoint.prompts) == {"a", "ac", "a<1>b"}
 
 
+def test_a_fork_of_a_later_delta_starts_where_its_parent_has_been(fake):
+    endpoint = fake()
+    send(endpoint, "p", root([text("a"), GEN, text("b")], end=False), end=False).until(1)
+    forks = [branch(f"r.{at}", [GEN], parent="r", at=at) for at in (1, 2, 3)]
+    send(endpoint, "p", *forks).until(3)
+    assert sorted(endpoint.prompts) == ["a", "a", "a<1>", "a<1>b"]
+
+
 def test_no_more_requests_are_out_than_max_in_flight(fake):
     async def wait(prompt, call):
         await asyncio.sleep(0.002)
