@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stemma.interpreter.endpoints.hosted import HostedEndpoint, given, sdk
@@ -65,20 +65,16 @@ class LiteLLM(HostedEndpoint):
             self._options["extra_headers"] = dict(default_headers)
 
     def failed(self, error: Exception) -> Failed:
-        status = getattr(error, "status_code", None)
         shown = f"{self!r}: {type(error).__name__}: {error}"
         if isinstance(error, self._sdk.UnsupportedParamsError):
             return Failed(RequestError(shown))
-        if isinstance(error, self._sdk.Timeout):
-            return Failed(EndpointError(shown))
-        if isinstance(error, self._sdk.APIConnectionError) or not isinstance(status, int):
-            return Failed(EndpointError(shown), again=_not_connected(error))
-        if _not_connected(error):
-            return Failed(EndpointError(shown), again=True)
+        causes = {type(cause).__name__ for cause in _causes(error)}
+        status = getattr(error, "status_code", None)
+        if causes & _BROKEN or not isinstance(status, int):  # LiteLLM gives such errors a status that nobody sent
+            return Failed(EndpointError(shown), again=bool(causes & _NEVER_CONNECTED))
         response = getattr(error, "response", None)
-        return of_status(
-            status, shown, getattr(error, "litellm_response_headers", None) or getattr(response, "headers", None)
-        )
+        headers = getattr(error, "litellm_response_headers", None) or getattr(response, "headers", None)
+        return of_status(status, shown, headers)
 
     def check_gen(self, asked: Asked, shape: Shape) -> None:
         check_schema(self, asked.constraint)
@@ -114,10 +110,12 @@ class LiteLLM(HostedEndpoint):
         return answer
 
 
-def _not_connected(error: BaseException | None) -> bool:
-    """Whether the chain of causes begins with a connection that was never made."""
+_NEVER_CONNECTED = {"ConnectError", "ConnectTimeout", "ClientConnectorError", "ConnectionTimeoutError"}
+_BROKEN = _NEVER_CONNECTED | {"APIConnectionError", "APITimeoutError", "Timeout", "ReadError", "RemoteProtocolError"}
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and all that led to it."""
     while error is not None:
-        if type(error).__name__ in ("ConnectError", "ConnectTimeout", "ClientConnectorError"):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False

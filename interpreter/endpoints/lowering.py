@@ -288,7 +288,11 @@ class LoweredEndpoint(Endpoint):
             program = self._programs[delta["program"]] = _Program(delta["program"])
         program.speculate = (delta.get("hints") or {}).get("num_api_spec_tokens", program.speculate)
         program.ended = program.ended or delta.get("end", False)
-        self._advance(*[self._append(program, entry, on_event) for entry in delta["branches"]])
+        try:
+            self._advance(*[self._append(program, entry, on_event) for entry in delta["branches"]])
+        except Exception as error:
+            self._stop(program, None, EndpointError(f"internal error: {error!r}"))
+            raise
         self._forget_if_over(program)
 
     def _append(self, program: _Program, entry: dict[str, Any], on_event: OnEvent) -> _Branch:
@@ -414,16 +418,21 @@ class LoweredEndpoint(Endpoint):
         branch.task = None
         branch.program.busy -= 1
         error = CancelledError("cancelled") if task.cancelled() else task.exception()
-        if error is not None:
-            if not isinstance(error, StemmaError):
-                error = EndpointError(f"{self!r}: {type(error).__name__}: {error}")
-            self._fail(branch, index, error)
-        elif branch.failed_at is None or branch.failed_at > index:
-            text, meta = task.result()
-            branch.emit("done", index, text=text, ids=[], meta=meta)
-            self._mark(branch, branch.prompts[-1].text(text))
-        self._advance(branch)
+        try:
+            if error is not None:
+                self._fail(branch, index, self._named(error))
+            elif branch.failed_at is None or branch.failed_at > index:
+                text, meta = task.result()
+                branch.emit("done", index, text=text, ids=[], meta=meta)
+                self._mark(branch, branch.prompts[-1].text(text))
+            self._advance(branch)
+        except Exception as wrong:
+            self._stop(branch.program, None, EndpointError(f"internal error: {wrong!r}"))
+            raise
         self._forget_if_over(branch.program)
+
+    def _named(self, error: BaseException) -> StemmaError:
+        return error if isinstance(error, StemmaError) else EndpointError(f"{self!r}: {type(error).__name__}: {error}")
 
     async def _answer(self, branch: _Branch, index: int, call: Call) -> Answer:
         node, prompt = branch.nodes[index], branch.prompts[-1]

@@ -85,7 +85,7 @@ def follows(answer: Ahead, lead: str, turn: Sequence[str | SamplingParams], cut:
         last = all(not isinstance(later, SamplingParams) for later in turn[i + 1 :])
         if isinstance(part, str):
             if not rest.skip(part) and not (not rest.text and last):
-                return f"{part[:40]!r} is followed by nothing like it: {rest.text[:40]!r}"
+                return f"{part[:40]!r} should come next, but it goes on with {rest.text[:40]!r}"
             continue
         if not same_draw(part, answer.params):
             raise RequestError("the gens of one speculated message must have the same sampling parameters")

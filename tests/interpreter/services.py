@@ -74,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
         service, self.body = self.service, body
         with service.changed:
             service.requests.append((self.path, body))
-            service.headers.append(dict(self.headers))
+            service.headers.append({name.lower(): value for name, value in self.headers.items()})
             service.running += 1
             service.most_running = max(service.most_running, service.running)
             service.changed.notify_all()

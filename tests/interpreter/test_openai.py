@@ -516,7 +516,7 @@ def test_gemini_and_vertex_ai_speak_the_same_api(service):
         ask.run(backend=endpoint).sync()
         endpoint.close()
     assert [b["model"] for b in service.bodies] == ["gemini-x", "google/gemini-x"]
-    assert [h["Authorization"] for h in service.headers] == ["Bearer g", "Bearer v"]
+    assert [h["authorization"] for h in service.headers] == ["Bearer g", "Bearer v"]
     url = VertexAI("a/b", api_key="v", project="p", location="europe-west1").base_url
     assert url == (
         "https://europe-west1-aiplatform.googleapis.com/v1/projects/p/locations/europe-west1/endpoints/openapi"
