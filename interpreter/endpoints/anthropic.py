@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from stemma.interpreter.endpoints.asking import Answer, Asked, Call
 from stemma.interpreter.endpoints.hosted import (
     HostedEndpoint,
     client_failure,
@@ -13,7 +14,6 @@ from stemma.interpreter.endpoints.hosted import (
     sdk,
     wrapped_schema,
 )
-from stemma.interpreter.endpoints.lowering import Answer, Asked, Call
 from stemma.interpreter.endpoints.openai_form import check_schema, constrained_text, schema_of
 from stemma.interpreter.endpoints.prompt import Prompt, Shape
 from stemma.interpreter.endpoints.retry import CONNECT_SECONDS, Failed

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from stemma.interpreter.endpoints.asking import Answer, Asked, Call
 from stemma.interpreter.endpoints.hosted import HostedEndpoint, given
-from stemma.interpreter.endpoints.lowering import Answer, Asked, Call
 from stemma.interpreter.endpoints.prompt import Prompt, Shape
 from stemma.interpreter.endpoints.retry import CONNECT_SECONDS, Failed
 from stemma.interpreter.endpoints.web import Reader, failed_request, failed_response, new_session
@@ -83,9 +83,6 @@ class GenerateEndpoint(HostedEndpoint):
     def _check_logprobs(self, wanted: dict[str, Any]) -> None:
         return None  # all kinds are there
 
-    def _written(self, kind: str, role: str) -> str:
-        return self.marker(kind, role) or ""
-
     # --- gen
 
     async def generate(self, prompt: Prompt, asked: Asked, call: Call) -> Answer:
@@ -96,7 +93,7 @@ class GenerateEndpoint(HostedEndpoint):
             params["regex"] = "(" + "|".join(_escaped(choice) for choice in constraint.value) + ")"
         elif constraint is not None:
             params[constraint.kind] = constraint.value
-        body: dict[str, Any] = {"text": prompt.as_text(self._written), "sampling_params": params}
+        body: dict[str, Any] = {"text": prompt.as_text(self.marker), "sampling_params": params}
         if asked.logprobs is not None:
             body |= {"return_logprob": True, "logprob_start_len": asked.logprobs.get("start", -1)}
             body["top_logprobs_num"] = asked.logprobs.get("top") or 0
@@ -118,7 +115,7 @@ class GenerateEndpoint(HostedEndpoint):
         The text before them rides along: what its token ids and a choice's have in common is not the choice, even
         where a token spans the border.
         """
-        before, choices, method = prompt.as_text(self._written), node["choices"], node["method"]
+        before, choices, method = prompt.as_text(self.marker), node["choices"], node["method"]
         length, start, usage = 0, 0, {"prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0}
 
         def score(inputs: dict[str, Any], start: int) -> dict[str, Any]:

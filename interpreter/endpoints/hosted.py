@@ -11,7 +11,8 @@ from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
-from stemma.interpreter.endpoints.lowering import Asked, LoweredEndpoint
+from stemma.interpreter.endpoints.asking import Asked
+from stemma.interpreter.endpoints.lowering import LoweredEndpoint
 from stemma.interpreter.endpoints.prompt import Markers, Shape, markers_named
 from stemma.interpreter.endpoints.retry import Failed, of_status
 from stemma.lang.errors import ConstraintError, EndpointError, RequestError
@@ -79,7 +80,7 @@ class HostedEndpoint(LoweredEndpoint):
     def check_gen(self, asked: Asked, shape: Shape) -> None:
         """What else a subclass has against a gen. Raises `RequestError`."""
 
-    def marker(self, kind: str, role: str) -> str | None:
+    def marker(self, kind: str, role: str) -> str:
         if self._markers is None:
             return super().marker(kind, role)
         return self._markers[role][kind == "role_end"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from stemma.interpreter.endpoints.asking import Answer, Asked, Call
 from stemma.interpreter.endpoints.hosted import HostedEndpoint, given, sdk
-from stemma.interpreter.endpoints.lowering import Answer, Asked, Call
 from stemma.interpreter.endpoints.openai_form import (
     PARAMS,
     chat_answer,

@@ -18,121 +18,24 @@ import threading
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from stemma.interpreter.chat import plain_marker
+from stemma.interpreter.endpoints.asking import Answer, Asked, Call, TokenUsage
 from stemma.interpreter.endpoints.base import Delta, Endpoint, OnEvent
+from stemma.interpreter.endpoints.deltas import ANSWERED, check_delta, refuse
 from stemma.interpreter.endpoints.loop import background_loop
 from stemma.interpreter.endpoints.prompt import Prompt, Shape
-from stemma.interpreter.endpoints.retry import Failed, check_retries, check_timeout, pause_before
+from stemma.interpreter.endpoints.retry import Failed, check_retries, check_timeout
 from stemma.interpreter.endpoints.speculation import Ahead, ahead_params, follows
-from stemma.interpreter.graph import FILLED, ROLES
+from stemma.interpreter.graph import FILLED
 from stemma.interpreter.wire import error_to_wire
 from stemma.lang.errors import CancelledError, EndpointError, RequestError, StemmaError
-from stemma.lang.params import Constraint, SamplingParams
+from stemma.lang.params import SamplingParams
 
-T = TypeVar("T")
-
-ANSWERED = (*FILLED, *ROLES)
 TURN_TRIES = 3  # answers asked for until one reads like the speculated message
-_BRANCH_FIELDS = {"id", "parent", "at", "first", "nodes", "end"}
-_NODE_TEXTS = {"text": ("text",), "role_begin": ("role",), "role_end": ("role",), "image": ("data", "mime")}
-_DELTA_FIELDS = {"program", "branches", "end", "hints"}
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a gen asks for."""
-
-    params: SamplingParams
-    constraint: Constraint | None = None
-    logprobs: dict[str, Any] | None = None
-    stream: bool = False
-
-    @classmethod
-    def of(cls, node: dict[str, Any]) -> Asked:
-        """From the wire. Raises `RequestError`."""
-        constraint = node.get("constraint")
-        return cls(
-            SamplingParams.from_dict(node.get("params") or {}),
-            Constraint.from_dict(constraint) if constraint else None,
-            node.get("logprobs"),
-            bool(node.get("stream")),
-        )
-
-
-@dataclass(slots=True)
-class Answer:
-    """What the service said. Counts that it did not tell are None."""
-
-    text: str
-    finish_reason: dict[str, Any] | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    cached_tokens: int | None = None
-    more: dict[str, Any] = field(default_factory=dict)
-
-    def meta(self) -> dict[str, Any]:
-        prompt, made, cached = self.prompt_tokens, self.completion_tokens, self.cached_tokens
-        computed = None if prompt is None or made is None else prompt + made - (cached or 0)
-        counts = {"prompt_tokens": prompt, "completion_tokens": made, "cached_tokens": cached or 0}
-        reason = {} if self.finish_reason is None else {"finish_reason": self.finish_reason}
-        return {**counts, "computed_tokens": computed, "forced_tokens": 0, **reason, **self.more}
-
-
-class Call:
-    """One node on its way: sends its requests with retries, and passes streamed text on."""
-
-    def __init__(self, endpoint: LoweredEndpoint, on_text: Callable[[str], None] | None) -> None:
-        self._endpoint = endpoint
-        self._on_text = on_text
-        self.retries = 0
-        self.began = time.perf_counter()
-        self.first_text: float | None = None
-
-    @property
-    def streams(self) -> bool:
-        return self._on_text is not None
-
-    def text(self, piece: str) -> None:
-        """A piece of the answer has come. From now on nothing is sent again."""
-        if self.first_text is None:
-            self.first_text = time.perf_counter()
-        if self._on_text is not None and piece:
-            self._on_text(piece)
-
-    async def send(self, request: Callable[[], Awaitable[T]]) -> T:
-        """The request's result; sent again where `retry.py` allows it. Raises `StemmaError`."""
-        attempt = 0
-        while True:
-            try:
-                return await request()
-            except StemmaError:
-                raise
-            except Exception as error:
-                failed = self._endpoint.failed(error)
-                pause = pause_before(attempt, failed, self._endpoint.max_retries)
-                if pause is None or self.first_text is not None:
-                    raise failed.error from error
-            attempt += 1
-            self.retries += 1
-            await asyncio.sleep(pause)
-
-
-class TokenUsage:
-    """Tokens that an endpoint has been charged for, over all programs, as far as the service told."""
-
-    def __init__(self) -> None:
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
-
-    def reset(self) -> None:
-        self.prompt_tokens = self.completion_tokens = 0
-
-    def __repr__(self) -> str:
-        return f"TokenUsage(prompt_tokens={self.prompt_tokens}, completion_tokens={self.completion_tokens})"
 
 
 @dataclass(slots=True, eq=False)
@@ -231,7 +134,7 @@ class LoweredEndpoint(Endpoint):
     def failed(self, error: Exception) -> Failed:
         """What an exception of the service's client means."""
 
-    def marker(self, kind: str, role: str) -> str | None:
+    def marker(self, kind: str, role: str) -> str:
         """The text of a role node, as readers of the program's text see it."""
         return plain_marker(kind, role)
 
@@ -279,10 +182,11 @@ class LoweredEndpoint(Endpoint):
             if self._closed:
                 raise EndpointError(f"{self!r} is closed")
             program = self._programs.get(delta["program"])
-            _check_delta(delta, program)
+            nodes = {b.id: len(b.nodes) for b in program.branches.values()} if program is not None else {}
+            check_delta(delta, nodes, program is not None and program.ended)
         except Exception as error:
             wrong = error if isinstance(error, StemmaError) else RequestError(f"malformed delta: {error!r}")
-            _refuse(delta, on_event, wrong)
+            refuse(delta, on_event, wrong)
             return
         if program is None:
             program = self._programs[delta["program"]] = _Program(delta["program"])
@@ -404,7 +308,7 @@ class LoweredEndpoint(Endpoint):
         streams = node["kind"] == "gen" and branch.asked[index].stream
         on_text = (lambda piece: branch.emit("delta", index, text=piece, ids=[])) if streams else None
         async with self._slots:
-            call = Call(self, on_text)
+            call = Call(self.failed, self.max_retries, on_text)
             answer = await self._answer(branch, index, call)
         self.token_usage.prompt_tokens += answer.prompt_tokens or 0
         self.token_usage.completion_tokens += answer.completion_tokens or 0
@@ -461,7 +365,7 @@ class LoweredEndpoint(Endpoint):
         ready = branch.ahead.take(asked.params, self.cut) if branch.ahead is not None else None
         if ready is not None:
             return Answer(ready[0], ready[1], 0, 0, 0, {"speculated": True})
-        silent = Call(self, None)
+        silent = call.apart()
         longer = ahead_params(asked.params, tokens)
         long = await self.generate(prompt, Asked(longer), silent)
         call.retries += silent.retries
@@ -494,7 +398,7 @@ class LoweredEndpoint(Endpoint):
             if node["kind"] not in ("text", "gen"):
                 break
             turn.append(branch.asked[i].params if node["kind"] == "gen" else node["text"])
-        lead, silent = prompt.open_text(), Call(self, None)
+        lead, silent = prompt.open_text(), call.apart()
         longest = max((p.max_new_tokens or 0 for p in turn if isinstance(p, SamplingParams)), default=0)
         request = Asked(ahead_params(asked.params, max(tokens, longest)))
         used = Answer("", None, 0, 0, 0)
@@ -572,34 +476,3 @@ def _since_role(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The nodes of the message that is open at the end."""
     begins = [i for i, node in enumerate(nodes) if node["kind"] == "role_begin"]
     return nodes[begins[-1] + 1 :] if begins else nodes
-
-
-def _check_delta(delta: Delta, program: _Program | None) -> None:
-    """Hold a delta to docs/graph.md. Raises `RequestError`; nothing is changed then."""
-    if set(delta) - _DELTA_FIELDS:
-        raise RequestError(f"unknown fields in the delta: {sorted(set(delta) - _DELTA_FIELDS)}")
-    if program is not None and program.ended and delta["branches"]:
-        raise RequestError(f"program {delta['program']!r} has ended; use a new program id", param="program")
-    counts = {} if program is None else {b.id: len(b.nodes) for b in program.branches.values()}
-    for entry in delta["branches"]:
-        where = f"branch {entry.get('id')!r}"
-        if set(entry) - _BRANCH_FIELDS:
-            raise RequestError(f"{where}: unknown fields {sorted(set(entry) - _BRANCH_FIELDS)}")
-        known, parent = entry["id"] in counts, entry.get("parent")
-        if entry.get("first", 0) != counts.get(entry["id"], 0):
-            raise RequestError(f"{where}: first must be {counts.get(entry['id'], 0)}, got {entry['first']}")
-        if not known and parent is not None and not 0 <= entry.get("at", 0) <= counts.get(parent, -1):
-            raise RequestError(f"{where}: at={entry.get('at')!r} of parent {parent!r} is not known", param="parent")
-        counts[entry["id"]] = entry.get("first", 0) + len(entry["nodes"])
-        for i, node in enumerate(entry["nodes"], entry.get("first", 0)):
-            for name in _NODE_TEXTS.get(node["kind"], ()):
-                if not isinstance(node.get(name), str):
-                    raise RequestError(f"{where}: node {i}: {name} must be a string, got {node.get(name)!r}")
-
-
-def _refuse(delta: Delta, on_event: OnEvent, error: StemmaError) -> None:
-    wire = error_to_wire(error)
-    for entry in delta.get("branches") or ():
-        for i, node in enumerate(entry.get("nodes") or (), entry.get("first", 0)):
-            if node.get("kind") in ANSWERED:
-                on_event({"event": "error", "branch": entry.get("id"), "node": i, "error": wire})

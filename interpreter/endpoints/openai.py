@@ -6,9 +6,9 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
+from stemma.interpreter.endpoints.asking import Answer, Asked, Call
 from stemma.interpreter.endpoints.base import Delta, OnEvent
 from stemma.interpreter.endpoints.hosted import HostedEndpoint, client_failure, given, sdk
-from stemma.interpreter.endpoints.lowering import Answer, Asked, Call
 from stemma.interpreter.endpoints.openai_form import (
     PARAMS,
     chat_answer,
@@ -236,7 +236,7 @@ class OpenAI(HostedEndpoint):
         return answer
 
     async def _complete(self, prompt: Prompt, asked: Asked, call: Call) -> Answer:
-        fields = {**self._fields(asked), "prompt": prompt.as_text(self._written)}
+        fields = {**self._fields(asked), "prompt": prompt.as_text(self.marker)}
         if asked.logprobs is not None:
             fields["logprobs"] = asked.logprobs.get("top") or 0
 
@@ -254,9 +254,6 @@ class OpenAI(HostedEndpoint):
             return _completion(chunks)
 
         return await call.send(ask)
-
-    def _written(self, kind: str, role: str) -> str:
-        return self.marker(kind, role) or ""
 
     # --- select
 
@@ -289,7 +286,7 @@ class OpenAI(HostedEndpoint):
                     await call.send(lambda: self._api.chat.completions.create(messages=messages, **fields))
                 )
             else:
-                before = self._ids([prompt.as_text(self._written)])[0]
+                before = self._ids([prompt.as_text(self.marker)])[0]
                 response = await call.send(lambda: self._api.completions.create(prompt=[*before, *taken], **fields))
                 answer = _completion([response])
             for name in ("prompt_tokens", "completion_tokens", "cached_tokens"):
@@ -303,7 +300,7 @@ class OpenAI(HostedEndpoint):
         return used
 
     async def _score(self, prompt: Prompt, node: dict[str, Any], call: Call) -> Answer:
-        text, choices, method = prompt.as_text(self._written), node["choices"], node["method"]
+        text, choices, method = prompt.as_text(self.marker), node["choices"], node["method"]
 
         async def rows(before: str) -> tuple[list[list[float | None]], Any]:
             response = await call.send(

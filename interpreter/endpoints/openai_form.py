@@ -7,8 +7,8 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from stemma.interpreter.endpoints.asking import Answer, Asked, Call
 from stemma.interpreter.endpoints.hosted import closed_schema, unwrapped, wrapped_schema
-from stemma.interpreter.endpoints.lowering import Answer, Asked, Call
 from stemma.lang.errors import ConstraintError, EndpointError
 from stemma.lang.params import Constraint
 from stemma.lang.types import REGEX_BOOL, REGEX_FLOAT, REGEX_INT, REGEX_STR

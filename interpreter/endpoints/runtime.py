@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from stemma.interpreter.endpoints.base import Delta, Endpoint, OnEvent
+from stemma.interpreter.endpoints.deltas import ANSWERED
 from stemma.interpreter.endpoints.generate import GenerateEndpoint
 from stemma.interpreter.endpoints.prompt import Markers
 from stemma.interpreter.endpoints.retry import (
@@ -25,7 +26,7 @@ from stemma.interpreter.endpoints.retry import (
     pause_before,
 )
 from stemma.interpreter.endpoints.web import Reader, failed_request, failed_response, http_error, new_session
-from stemma.interpreter.graph import FILLED, ROLES
+from stemma.interpreter.graph import ROLES
 from stemma.interpreter.wire import error_from_wire, error_to_wire
 from stemma.lang.errors import CancelledError, EndpointError, RequestError
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 # 500 is the engine's own answer, and the delta may have been taken; the others come before anything ran
 TRY_AGAIN = (429, 502, 503, 504)
-
-ANSWERED = (*FILLED, *ROLES)  # nodes that an event must speak of
 
 Address = tuple[str, int]
 

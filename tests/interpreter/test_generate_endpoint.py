@@ -224,7 +224,7 @@ def test_many_programs_use_few_threads(service, connect):
     states = function(lambda s, i: s.append("q" * i + gen("a"))).run_batch(
         [(i + 1,) for i in range(40)], backend=endpoint, num_threads=2
     )
-    assert len(states) == 40 and service.most_running <= 4
+    assert len(list(states)) == 40 and service.most_running <= 4
     assert threading.active_count() <= before + 20  # the stand-in's own included
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from stemma import ProgramState, function, gen, user
 from stemma.interpreter.endpoints import retry
+from stemma.interpreter.endpoints.asking import Answer
 from stemma.interpreter.endpoints.loop import background_loop
-from stemma.interpreter.endpoints.lowering import Answer, LoweredEndpoint
+from stemma.interpreter.endpoints.lowering import LoweredEndpoint
 from stemma.interpreter.endpoints.retry import Failed
 from stemma.lang.errors import CancelledError, EndpointError, ProgramError, RequestError
 from tests.interpreter.test_endpoints import Events, branch, root, send
