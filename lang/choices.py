@@ -1,4 +1,4 @@
-"""How a select decides: three pure functions from token log-probabilities to one choice.
+"""How a select decides: three pure functions from token log-probabilities to scores, and from scores to one choice.
 
 The engine scores every choice in its context and calls `decide`; users name a method by its singleton
 (`gen(choices=…, choices_method=greedy_token_selection)`), and the singleton's `name` is what goes on the wire.
@@ -8,8 +8,9 @@ Standard library only: the engine imports this module.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stemma.lang.errors import RequestError
@@ -20,11 +21,15 @@ OpenRows = Sequence[Sequence[float | None]]  # None: the first token of a sequen
 
 @dataclass(frozen=True, slots=True)
 class ChoicesDecision:
-    """Which choice won, the score of each (higher is better), and what the method wants to show besides."""
+    """Which choice won, the score of each (higher is better), and what the method wants to show besides.
+
+    `probabilities`: what a draw goes by, the softmax of scores / temperature (of the scores themselves at 0).
+    """
 
     index: int
     scores: tuple[float, ...]
     details: dict[str, Any] = field(default_factory=dict)
+    probabilities: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,13 @@ def decide(
     unconditional: OpenRows | None = None,
     *,
     ids: Sequence[Sequence[int]] | None = None,
+    temperature: float = 0.0,
+    seed: int | None = None,
 ) -> ChoicesDecision:
     """Pick one of `choices`, given the log-probability of every token of each.
+
+    At temperature 0 the method decides; above, the choice is drawn with the probabilities softmax(scores /
+    temperature), always the same one for the same `seed`.
 
     Every token counts, those of log-probability 0.0 as well. A choice without tokens, or with a token that the model
     rules out (`-inf` or `nan`), scores `-inf`. Ties go to the lower index. `ids`, the choices' token ids, let the
@@ -83,14 +93,38 @@ def decide(
         raise RequestError("choices must hold at least one string, got an empty list", param="choices")
     _check_rows("logprobs", choices, logprobs)
     if chosen is greedy_token_selection:
-        return _greedy(logprobs, ids)
-    if chosen is token_length_normalized:
+        decision = _greedy(logprobs, ids)
+    elif chosen is token_length_normalized:
         scores = tuple(_mean(row) for row in logprobs)
-        return ChoicesDecision(_best(scores), scores)
-    if unconditional is None:
-        raise RequestError(f"{chosen.name} needs the unconditional log-probabilities, got None", param="unconditional")
-    _check_rows("unconditional", choices, unconditional)
-    return _unconditional(choices, logprobs, unconditional)
+        decision = ChoicesDecision(_best(scores), scores)
+    else:
+        if unconditional is None:
+            raise RequestError(
+                f"{chosen.name} needs the unconditional log-probabilities, got None", param="unconditional"
+            )
+        _check_rows("unconditional", choices, unconditional)
+        decision = _unconditional(choices, logprobs, unconditional)
+    chances = probabilities(decision.scores, temperature)
+    index = decision.index if temperature == 0 else _draw(chances, seed)
+    return replace(decision, index=index, probabilities=chances)
+
+
+def probabilities(scores: Sequence[float], temperature: float = 0.0) -> tuple[float, ...]:
+    """The softmax of scores / temperature; at temperature 0, of the scores. All equal when every score is -inf."""
+    top = max(scores)
+    if top == -math.inf:
+        return tuple(1 / len(scores) for _ in scores)
+    weights = [math.exp((score - top) / (temperature or 1.0)) for score in scores]
+    return tuple(weight / math.fsum(weights) for weight in weights)
+
+
+def _draw(chances: Sequence[float], seed: int | None) -> int:
+    left = random.Random(seed).random() * math.fsum(chances)
+    for i, chance in enumerate(chances):
+        left -= chance
+        if left < 0:
+            return i
+    return _best(chances)
 
 
 def _greedy(logprobs: Rows, ids: Sequence[Sequence[int]] | None) -> ChoicesDecision:

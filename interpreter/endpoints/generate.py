@@ -13,9 +13,10 @@ from stemma.interpreter.endpoints.asking import Answer, Asked, Call
 from stemma.interpreter.endpoints.hosted import HostedEndpoint, given
 from stemma.interpreter.endpoints.prompt import Prompt, Shape
 from stemma.interpreter.endpoints.retry import CONNECT_SECONDS, Failed
+from stemma.interpreter.endpoints.selecting import decided
 from stemma.interpreter.endpoints.web import Reader, failed_request, failed_response, new_session
-from stemma.lang.choices import decide, needs_unconditional
-from stemma.lang.errors import EndpointError, RequestError
+from stemma.lang.choices import needs_unconditional
+from stemma.lang.errors import EndpointError
 
 if TYPE_CHECKING:
     import requests
@@ -77,8 +78,7 @@ class GenerateEndpoint(HostedEndpoint):
         return error.failed if isinstance(error, _HttpFailed) else failed_request(error, self.base_url)
 
     def check_select(self, node: dict[str, Any], shape: Shape) -> None:
-        if node.get("temperature"):
-            raise RequestError(f"{self!r} selects by scores: temperature must be 0", param="temperature")
+        return None  # every select can be scored
 
     def _check_logprobs(self, wanted: dict[str, Any]) -> None:
         return None  # all kinds are there
@@ -139,13 +139,11 @@ class GenerateEndpoint(HostedEndpoint):
             ids = [[entry[1] for entry in row] for row in scored]
             found = await call.send(lambda: self._ask(score({"input_ids": ids}, 0)))
             free = [[entry[0] for entry in item["meta_info"]["input_token_logprobs"]] for item in found]
-        values = [[0.0 if entry[0] is None else entry[0] for entry in row] for row in scored]
-        decision = decide(method, choices, values, free, ids=[[entry[1] for entry in row] for row in scored])
-        more = {"choice": decision.index, "scores": list(decision.scores), **decision.details}
-        more["normalized_prompt_logprobs"] = [sum(row) / len(row) for row in values]
+        rows = [[entry[0] for entry in row] for row in scored]
+        chosen, more = decided(node, rows, free, [[entry[1] for entry in row] for row in scored])
         more["input_token_logprobs"] = scored
         usage["prompt_tokens"] = max(length, usage["prompt_tokens"])
-        return Answer(choices[decision.index], None, **usage, more=more)
+        return Answer(choices[chosen], None, **usage, more=more)
 
     # --- HTTP, on a bounded pool of threads
 

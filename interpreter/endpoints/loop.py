@@ -1,6 +1,7 @@
 """One event loop on one background thread, shared by every endpoint of the process that lowers programs to requests.
 
-Thousands of programs wait here as tasks, not as threads.
+Thousands of programs wait here as tasks, not as threads. Nothing of the user's runs on it: a program that blocks its
+own loop holds nobody's requests up.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from stemma.interpreter.endpoints.openai_form import (
 )
 from stemma.interpreter.endpoints.prompt import Markers, Prompt, Shape, image_url
 from stemma.interpreter.endpoints.retry import CONNECT_SECONDS, Failed
-from stemma.interpreter.endpoints.selecting import BIAS, check_walk, echoed, token_of, walk
-from stemma.lang.choices import decide, needs_unconditional
+from stemma.interpreter.endpoints.selecting import BIAS, check_walk, decided, echoed, token_of, walk
+from stemma.lang.choices import needs_unconditional
 from stemma.lang.errors import EndpointError, RequestError
 
 COMPLETION_MODELS = ("gpt-3.5-turbo-instruct", "davinci-002", "babbage-002")
@@ -186,8 +186,6 @@ class OpenAI(HostedEndpoint):
     def check_select(self, node: dict[str, Any], shape: Shape) -> None:
         choices = node["choices"]
         if not self.chat and self._select_by == "echo":
-            if node.get("temperature"):
-                raise RequestError(f"{self!r} selects by scores: temperature must be 0", param="temperature")
             return
         if needs_unconditional(node["method"]):
             raise RequestError(f"{self!r} cannot select by {node['method']}", param="choices_method")
@@ -323,13 +321,10 @@ class OpenAI(HostedEndpoint):
 
         scored, usage = await rows(text)
         free = (await rows(""))[0] if needs_unconditional(method) else None
-        clean = [[0.0 if value is None else value for value in row] for row in scored]
-        decision = decide(method, choices, clean, free)
-        more = {"choice": decision.index, "scores": list(decision.scores), **decision.details, "method": method}
+        chosen, more = decided(node, scored, free)
         more["input_token_logprobs"] = [[[value, None, None] for value in row] for row in scored]
-        more["normalized_prompt_logprobs"] = [sum(row) / len(row) for row in clean]
         told = counts(usage)
-        return Answer(choices[decision.index], None, **told, more=more)
+        return Answer(choices[chosen], None, **told, more=more)
 
 
 def _completion(chunks: list[Any]) -> Answer:

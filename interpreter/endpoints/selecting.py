@@ -7,8 +7,10 @@ tell apart are refused.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
+from stemma.lang.choices import decide
 from stemma.lang.errors import EndpointError, RequestError
 
 BIAS = 100
@@ -77,3 +79,22 @@ def echoed(tokens: Sequence[str], logprobs: Sequence[float | None], prompt: str)
         if end > len(prompt):
             found.append(logprob)
     return found
+
+
+def decided(
+    node: Mapping[str, Any],
+    rows: Sequence[Sequence[float | None]],
+    unconditional: Sequence[Sequence[float | None]] | None = None,
+    ids: Sequence[Sequence[int]] | None = None,
+) -> tuple[int, dict[str, Any]]:
+    """The index that a select's method picks, and what its meta says of the scores.
+
+    A token without a log-probability, the first of a text, counts as 0.
+    """
+    values = [[0.0 if value is None else value for value in row] for row in rows]
+    draw = {"temperature": node.get("temperature") or 0.0, "seed": node.get("seed")}
+    decision = decide(node["method"], node["choices"], values, unconditional, ids=ids, **draw)
+    shown = {"choice": decision.index, "scores": list(decision.scores), **decision.details}
+    shown["probabilities"] = list(decision.probabilities)
+    shown["normalized_prompt_logprobs"] = [sum(row) / len(row) for row in values]
+    return decision.index, shown

@@ -139,6 +139,15 @@ def test_select_scores_all_choices_in_one_batch(service, connect):
     assert len(batch["rid"]) == 4
     assert state["x"] == " yes" and meta["scores"] == pytest.approx([-3.0, -0.1, -0.1])
     assert [len(row) for row in meta["input_token_logprobs"]] == [1, 1, 2]
+    assert sum(meta["probabilities"]) == pytest.approx(1.0)
+
+
+def test_a_select_with_a_temperature_draws(service, connect):
+    service.likes = [" yes"]
+    draw = function(lambda s, seed: s.append("Is it:" + select("x", [" no", " yes"], temperature=2.0, seed=seed))).run
+    drawn = [draw(seed, backend=connect())["x"] for seed in range(16)]
+    assert set(drawn) == {" no", " yes"} and drawn.count(" yes") > 8
+    assert draw(3, backend=connect())["x"] == drawn[3]
 
 
 def test_select_heals_the_border_and_weighs_against_no_context(service, connect):
