@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextvars
+import dataclasses
 import functools
 import inspect
 import threading
@@ -209,9 +210,7 @@ class Program(Generic[P, R]):
         kwargs: dict[str, Any],
         created: Callable[[ProgramState], None] | None = None,
     ) -> ProgramState:
-        run = Run(endpoint, options)
-        if self.num_api_spec_tokens is not None:
-            run.hints["num_api_spec_tokens"] = self.num_api_spec_tokens
+        run = Run(endpoint, dataclasses.replace(options, num_api_spec_tokens=self.num_api_spec_tokens))
         state = ProgramState(run, run.graph.root)
         if created is not None:
             created(state)

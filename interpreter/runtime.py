@@ -61,7 +61,6 @@ class Run:
     def __init__(self, endpoint: Endpoint, options: RunOptions) -> None:
         self.endpoint = endpoint
         self.options = options
-        self.hints: dict[str, Any] = {}  # sent with every delta to endpoints that lower programs to requests
         self.graph = ProgramGraph(f"p{uuid.uuid4().hex}")
         self.changed = threading.Condition()
         self.failure: Failure | None = None  # why the body did not return
@@ -136,8 +135,8 @@ class Run:
                 delta = self.graph.take_delta(names=self._names)
             if delta is None:
                 return
-            if self.hints and "speculation" in self.endpoint.capabilities:
-                delta["hints"] = self.hints
+            if self.options.num_api_spec_tokens is not None and "speculation" in self.endpoint.capabilities:
+                delta["hints"] = {"num_api_spec_tokens": self.options.num_api_spec_tokens}
             try:
                 self.endpoint.submit(delta, self.on_event)
             except Exception as error:
