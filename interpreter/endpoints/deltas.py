@@ -12,6 +12,10 @@ from stemma.lang.errors import RequestError, StemmaError
 ANSWERED = (*FILLED, *ROLES)  # nodes that an event must speak of
 _BRANCH_FIELDS = {"id", "parent", "at", "first", "nodes", "end"}
 _DELTA_FIELDS = {"program", "branches", "end", "hints"}
+NODE_FIELDS = {
+    "gen": {"kind", "params", "constraint", "logprobs", "stream", "name", "where"},
+    "select": {"kind", "choices", "method", "temperature", "seed", "name", "where"},
+}
 _NODE_TEXTS = {"text": ("text",), "role_begin": ("role",), "role_end": ("role",), "image": ("data", "mime")}
 
 

@@ -25,7 +25,7 @@ from typing import Any
 from stemma.interpreter.chat import plain_marker
 from stemma.interpreter.endpoints.asking import Answer, Asked, Call, TokenUsage
 from stemma.interpreter.endpoints.base import Delta, Endpoint, OnEvent
-from stemma.interpreter.endpoints.deltas import ANSWERED, check_delta, refuse
+from stemma.interpreter.endpoints.deltas import ANSWERED, NODE_FIELDS, check_delta, refuse
 from stemma.interpreter.endpoints.loop import background_loop
 from stemma.interpreter.endpoints.prompt import Prompt, Shape
 from stemma.interpreter.endpoints.retry import Failed, check_retries, check_timeout
@@ -244,6 +244,9 @@ class LoweredEndpoint(Endpoint):
             return
         if kind not in (*ANSWERED, "image"):
             raise RequestError(f"{self!r} cannot run a {kind!r} node", param="kind")
+        unknown = sorted(name for name in set(node) - NODE_FIELDS.get(kind, set(node)) if node[name] is not None)
+        if unknown:
+            raise RequestError(f"{self!r} cannot run a {kind} with {', '.join(unknown)}", param=unknown[0])
         asked = Asked.of(node) if kind == "gen" else None
         if asked is not None:
             branch.asked[index] = asked

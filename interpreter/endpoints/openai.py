@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+import threading
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from stemma.interpreter.endpoints.asking import Answer, Asked, Call
@@ -119,6 +120,8 @@ class OpenAI(HostedEndpoint):
     def _begin(self) -> None:
         super()._begin()
         self._client = None
+        self._gate = threading.Lock()
+        self._waiting: list[Callable[[], None]] | None = None  # what came while the encoding is being loaded
 
     def _connect(self) -> Any:
         options = {name: value for name, value in self._client_options.items() if value is not None}
@@ -151,12 +154,33 @@ class OpenAI(HostedEndpoint):
     # --- checks
 
     def submit(self, delta: Delta, on_event: OnEvent) -> None:
-        if self._needs_encoding() and any(n["kind"] == "select" for b in delta["branches"] for n in b["nodes"]):
-            self._load_encoding()  # here and not on the loop: the first time, tiktoken may download it
-        super().submit(delta, on_event)
+        selects = any(n.get("kind") == "select" for b in delta["branches"] for n in b["nodes"])
+        self._in_order(lambda: super(OpenAI, self).submit(delta, on_event), selects and self._needs_encoding())
+
+    def cancel(self, program: str, branches: Sequence[str] | None = None) -> None:
+        self._in_order(lambda: super(OpenAI, self).cancel(program, branches), False)
+
+    def _in_order(self, act: Callable[[], None], needs_encoding: bool) -> None:
+        """Do it now; or, while the encoding is being loaded, when it is there: tiktoken may have to download it."""
+        with self._gate:
+            if self._waiting is not None:
+                self._waiting.append(act)
+            elif needs_encoding:
+                self._waiting = [act]
+                threading.Thread(target=self._load_and_go_on, name="stemma-tiktoken", daemon=True).start()
+            else:
+                act()
+
+    def _load_and_go_on(self) -> None:
+        self._load_encoding()
+        with self._gate:
+            waiting, self._waiting = self._waiting or [], None
+            for act in waiting:
+                act()
 
     def _needs_encoding(self) -> bool:
-        return (self.chat or self._select_by == "logit_bias") and not self._knows_tokens()
+        walks = self.chat or self._select_by == "logit_bias"
+        return walks and not self._knows_tokens() and self._encoding_error is None
 
     def _knows_tokens(self) -> bool:
         return not isinstance(self._encoding, (str, type(None)))

@@ -203,6 +203,11 @@ def test_an_unknown_kind_of_node_is_an_error_at_that_node(fake):
     assert "'ids' node" in events[0]["error"]["message"]
 
 
+def test_a_field_that_nobody_here_knows_is_an_error_and_not_ignored(fake):
+    (event,) = send(fake(), "p", root([text("a"), {**GEN, "tools": ["t"], "other": None}])).until(1)
+    assert "cannot run a gen with tools" in event["error"]["message"]
+
+
 @pytest.mark.parametrize("wrong", [{"kind": "text"}, {"kind": "role_begin", "role": 3}, {}])
 def test_a_malformed_node_is_an_error_and_never_silence(fake, wrong):
     events = send(fake(), "p", root([wrong, GEN])).until(1)

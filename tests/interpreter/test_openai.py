@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from typing import Any, Literal
 
 import pytest
@@ -364,6 +366,29 @@ def test_choices_that_cannot_be_told_apart_are_refused_before_any_request(
     with pytest.raises(ProgramError, match=rf"select 'x' at .*{message}"):
         function(lambda s: s.append(said())).run(backend=connect("m", chat, **given))["x"]
     assert not service.requests
+
+
+def test_loading_the_encoding_holds_nobody_up_and_keeps_the_order(service, connect, monkeypatch):
+    release = threading.Event()
+    endpoint = connect("m", False, encoding="slow")
+    monkeypatch.setattr(
+        endpoint, "_load_encoding", lambda: release.wait(5) and setattr(endpoint, "_encoding", characters())
+    )
+    service.likes = ["b"]
+
+    @function
+    def program(s: ProgramState):
+        s += "q:" + select("x", ["a", "b"])
+        s._run.flush()
+        s += " so" + gen("y")
+        s._run.flush()
+
+    started = time.monotonic()
+    kept, cancelled = program.run(backend=endpoint), program.run(backend=endpoint)
+    cancelled.cancel()
+    assert time.monotonic() - started < 4 and not service.requests
+    release.set()
+    assert kept.text() == "q:b soone two three" and len(service.requests) == 2
 
 
 def test_a_token_that_was_not_offered_is_an_error(service, connect):
