@@ -402,31 +402,6 @@ def test_a_token_that_was_not_offered_is_an_error(service, connect):
         function(lambda s: s.append("q:" + select("x", ["a", "b"]))).run(backend=endpoint)["x"]
 
 
-# --- images
-
-
-IMAGE = {"kind": "image", "data": "aGk=", "mime": "image/png"}
-
-
-def test_an_image_is_a_part_of_its_message_in_order(service, connect):
-    from tests.interpreter.test_endpoints import GEN, TEXT, root, send
-
-    begin, end = {"kind": "role_begin", "role": "user"}, {"kind": "role_end", "role": "user"}
-    answer = {"kind": "role_begin", "role": "assistant"}
-    send(connect(), "p", root([begin, TEXT, IMAGE, IMAGE, TEXT, end, answer, GEN])).until(1)
-    url = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
-    words = {"type": "text", "text": "Once upon a time"}
-    assert service.bodies[0]["messages"] == [{"role": "user", "content": [words, url, url, words]}]
-
-
-def test_an_image_on_a_completion_model_is_an_error_before_any_request(service, connect):
-    from tests.interpreter.test_endpoints import GEN, TEXT, root, send
-
-    events = send(connect("m", False), "p", root([TEXT, IMAGE, GEN])).until(2)
-    assert [(e["event"], e["node"]) for e in events] == [("error", 1), ("error", 2)]
-    assert "takes no images" in events[0]["error"]["message"] and not service.requests
-
-
 # --- options, keys, imports
 
 
