@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -156,6 +155,7 @@ class RuntimeEndpoint(Endpoint):
         self._threads = 0
         self._work = threading.Condition()
         self._closed = False
+        self._closing = threading.Event()
         self._pool: requests.Session | None = None
 
     def __repr__(self) -> str:
@@ -206,6 +206,7 @@ class RuntimeEndpoint(Endpoint):
     def close(self) -> None:
         with self._work:
             self._closed = True
+            self._closing.set()
             jobs = [job for outbox in self._outboxes.values() for job in outbox.jobs]
             self._outboxes.clear()
             self._ready.clear()
@@ -331,7 +332,7 @@ class RuntimeEndpoint(Endpoint):
             if pause is None or self._closed:
                 raise failed.error
             job.retries += 1
-            time.sleep(pause)
+            self._closing.wait(pause)
         self._requests.submit(job.delta, job.take)
         return None
 

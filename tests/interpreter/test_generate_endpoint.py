@@ -208,6 +208,23 @@ def test_a_busy_server_is_asked_again(service, connect, fault, protocol, serve):
     endpoint.close()
 
 
+def test_closing_ends_the_wait_for_a_busy_server(serve):
+    def busy(handler):
+        handler.send_response(503)
+        handler.send_header("Retry-After", "30")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return True
+
+    server = serve(handle=busy)
+    endpoint = RuntimeEndpoint(server.url)
+    state = function(lambda s: s.append("q" + gen("a"))).run(backend=endpoint)
+    server.wait_for("/v1/graph")
+    endpoint.close()
+    with pytest.raises(ProgramError, match="gen 'a' at"):
+        state.get_var("a", timeout=5)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("fault", "cause", "message"),

@@ -445,6 +445,14 @@ def test_gemini_and_vertex_ai_speak_the_same_api(service):
         VertexAI("x", [1], api_key="v", project="p")
 
 
+def test_azure_is_asked_by_deployment(service):
+    service.routes["/openai/deployments/m/chat/completions?api-version=v1"] = service.routes["/v1/chat/completions"]
+    endpoint = OpenAI("m", is_azure=True, api_key="k", base_url=service.url, api_version="v1")
+    assert ask.run(backend=endpoint)["a"] == "one two three"
+    assert service.headers[0]["api-key"] == "k" and service.bodies[0]["max_completion_tokens"] == 128
+    endpoint.close()
+
+
 def test_info_asks_nothing(service, connect):
     info = connect().info()
     assert info["model"] == "m" and info["chat"] and "json_schema" in info["constraints"] and not service.requests
