@@ -329,10 +329,9 @@ class RuntimeEndpoint(Endpoint):
                     if response.status_code not in TRY_AGAIN:
                         raise failed.error
             pause = pause_before(job.retries, failed, self._max_retries)
-            if pause is None or self._closed:
+            if pause is None or self._closing.wait(pause):
                 raise failed.error
             job.retries += 1
-            self._closing.wait(pause)
         self._requests.submit(job.delta, job.take)
         return None
 

@@ -223,6 +223,7 @@ def test_closing_ends_the_wait_for_a_busy_server(serve):
     endpoint.close()
     with pytest.raises(ProgramError, match="gen 'a' at"):
         state.get_var("a", timeout=5)
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
