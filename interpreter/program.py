@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import dataclasses
 import functools
 import inspect
 import math
@@ -38,14 +39,25 @@ def function(func: Callable[Concatenate[ProgramState, P], R]) -> Program[P, R]: 
 @overload
 def function(func: Callable[..., Any]) -> Program[..., Any]: ...  # a method: the state is its second parameter
 @overload
-def function() -> Callable[[Callable[Concatenate[Any, P], Any]], Program[P, Any]]: ...
-def function(func: Callable[..., Any] | None = None) -> Any:
-    """Make a program of a function whose first parameter is the state: `@function` or `@function()`.
+def function(
+    *, num_api_spec_tokens: int | None = None
+) -> Callable[[Callable[Concatenate[Any, P], Any]], Program[P, Any]]: ...
+def function(func: Callable[..., Any] | None = None, num_api_spec_tokens: int | None = None) -> Any:
+    """Make a program of a function whose first parameter is the state: `@function` or `@function(…)`.
+
+    `num_api_spec_tokens`: on hosted endpoints, ask for this many tokens at a time and let one answer serve the gens
+    that follow, as long as the literals between them are what the model wrote. Elsewhere it has nothing to save.
 
     The function may be `async def`: what it reads it then awaits. Raises `RequestError` for something that cannot be
     a program: no first parameter, a generator.
     """
-    return Program if func is None else Program(func)
+    if num_api_spec_tokens is not None and (type(num_api_spec_tokens) is not int or num_api_spec_tokens < 1):
+        raise RequestError(
+            f"num_api_spec_tokens must be an integer >= 1, got {num_api_spec_tokens!r}", param="num_api_spec_tokens"
+        )
+    if func is None:
+        return functools.partial(Program, num_api_spec_tokens=num_api_spec_tokens)
+    return Program(func, num_api_spec_tokens=num_api_spec_tokens)
 
 
 class Program(Generic[P, R]):
@@ -65,7 +77,12 @@ class Program(Generic[P, R]):
     __name__: str
     __qualname__: str
 
-    def __init__(self, func: Callable[Concatenate[Any, P], Any], bound: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        func: Callable[Concatenate[Any, P], Any],
+        bound: Mapping[str, Any] | None = None,
+        num_api_spec_tokens: int | None = None,
+    ) -> None:
         name = getattr(func, "__qualname__", repr(func))
         if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
             raise RequestError(
@@ -81,12 +98,17 @@ class Program(Generic[P, R]):
         self.func = func
         self.is_async = inspect.iscoroutinefunction(func)
         self.bound = dict(bound or {})
+        self.num_api_spec_tokens = num_api_spec_tokens
         self._own = {p.name for p in parameters[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         functools.update_wrapper(cast(Any, self), func)
 
     def __get__(self, instance: Any, owner: Any = None) -> Program[..., Any]:
         """A program that is a method: `instance.program.run(…)`; its second parameter is the state."""
-        return self if instance is None else Program(self.func.__get__(instance, owner), self.bound)
+        return (
+            self
+            if instance is None
+            else Program(self.func.__get__(instance, owner), self.bound, self.num_api_spec_tokens)
+        )
 
     def __repr__(self) -> str:
         return f"<Program {self.func.__qualname__}{self._signature}>"
@@ -286,7 +308,7 @@ class Program(Generic[P, R]):
             raise RequestError("run_batch does not stream; use run(stream=True)", param="stream")
         bound = given.pop("backend", None)
         controls = {name: given.pop(name, None) for name in ("timeout", "budget", "use_thread")}
-        run_options = RunOptions.of(given)
+        run_options = self._options(given)
         items = [self._item(i, item, shared) for i, item in enumerate(batch)]
         endpoint = resolve_endpoint(backend if backend is not None else bound)
         calls = [Call(endpoint, run_options, args, kwargs, **_controls(controls)) for args, kwargs in items]
@@ -301,7 +323,7 @@ class Program(Generic[P, R]):
         for name in kwargs:
             if name not in self._own and name not in OPTION_NAMES and name not in CONTROLS and not takes_any:
                 raise TypeError(f"{self.func.__qualname__}{self._signature} has no parameter {name!r} to bind")
-        return Program(self.func, {**self.bound, **kwargs})
+        return Program(self.func, {**self.bound, **kwargs}, self.num_api_spec_tokens)
 
     def _split(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -341,7 +363,10 @@ class Program(Generic[P, R]):
         endpoint = resolve_endpoint(options.pop("backend", None))
         controls = _controls({name: options.pop(name, None) for name in ("timeout", "budget", "use_thread")})
         self._check(args, kwargs)
-        return Call(endpoint, RunOptions.of(options, stream=stream), args, dict(kwargs), **controls)
+        return Call(endpoint, self._options(options, stream), args, dict(kwargs), **controls)
+
+    def _options(self, given: Mapping[str, Any], stream: bool = False) -> RunOptions:
+        return dataclasses.replace(RunOptions.of(given, stream=stream), num_api_spec_tokens=self.num_api_spec_tokens)
 
     def _begin(self, call: Call) -> Started:
         run = Run(call.endpoint, call.options, timeout=call.timeout, budget=call.budget)

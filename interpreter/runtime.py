@@ -175,6 +175,8 @@ class Run:
                 delta = self.graph.take_delta(names=self._names)
             if delta is None:
                 return
+            if self.options.num_api_spec_tokens is not None and "speculation" in self.endpoint.capabilities:
+                delta["hints"] = {"num_api_spec_tokens": self.options.num_api_spec_tokens}
             try:
                 self.endpoint.submit(delta, self.on_event)
             except Exception as error:

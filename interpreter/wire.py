@@ -37,6 +37,7 @@ class RunOptions:
     top_logprobs_num: int = 0
     token_ids_logprob: tuple[int, ...] | None = None
     stream: bool = False
+    num_api_spec_tokens: int | None = None  # `@function(num_api_spec_tokens=…)`
 
     @classmethod
     def of(cls, given: Mapping[str, Any], *, stream: bool = False, base: RunOptions | None = None) -> RunOptions:

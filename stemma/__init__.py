@@ -70,6 +70,11 @@ _NAMES = {
     "RuntimeEndpoint": "interpreter.endpoints.runtime",
     "Runtime": "interpreter.endpoints.server_process",
     "ScriptedEndpoint": "interpreter.endpoints.scripted",
+    "OpenAI": "interpreter.endpoints.openai",
+    "Anthropic": "interpreter.endpoints.anthropic",
+    "LiteLLM": "interpreter.endpoints.litellm",
+    "Gemini": "interpreter.endpoints.gemini",
+    "VertexAI": "interpreter.endpoints.gemini",
     "Engine": "backend.engine",
 }
 
@@ -110,7 +115,12 @@ if TYPE_CHECKING:
     from stemma.interpreter.default_endpoint import get_default_backend as get_default_backend
     from stemma.interpreter.default_endpoint import get_server_info as get_server_info
     from stemma.interpreter.default_endpoint import set_default_backend as set_default_backend
+    from stemma.interpreter.endpoints.anthropic import Anthropic as Anthropic
     from stemma.interpreter.endpoints.base import Endpoint as Endpoint
+    from stemma.interpreter.endpoints.gemini import Gemini as Gemini
+    from stemma.interpreter.endpoints.gemini import VertexAI as VertexAI
+    from stemma.interpreter.endpoints.litellm import LiteLLM as LiteLLM
+    from stemma.interpreter.endpoints.openai import OpenAI as OpenAI
     from stemma.interpreter.endpoints.runtime import RuntimeEndpoint as RuntimeEndpoint
     from stemma.interpreter.endpoints.scripted import ScriptedEndpoint as ScriptedEndpoint
     from stemma.interpreter.endpoints.server_process import Runtime as Runtime

@@ -17,6 +17,7 @@ class Endpoint(ABC):
     `capabilities` says what the endpoint wants or can do beyond that form:
       names    every node in a delta also carries the user's `name` and `where`
       remote   deltas leave the process
+      speculation   a delta may carry `hints`: {"num_api_spec_tokens": n}
     `quiet_seconds`: how long a program must be silent before what it said so far is sent unasked; None: only when a
     value is demanded or the program ends.
     """

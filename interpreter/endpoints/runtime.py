@@ -1,4 +1,7 @@
-"""Programs on a Stemma server, over HTTP: deltas go out as JSON, events come back as lines of JSON."""
+"""Programs on a server, over HTTP: deltas go out as JSON, events come back as lines of JSON.
+
+A server that knows no graphs but answers `/generate`, as SGLang's does, gets requests instead: see generate.py.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,31 @@ import contextlib
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stemma.interpreter.endpoints.base import Delta, Endpoint, OnEvent
-from stemma.interpreter.graph import FILLED, ROLES
+from stemma.interpreter.endpoints.deltas import ANSWERED
+from stemma.interpreter.endpoints.generate import GenerateEndpoint
+from stemma.interpreter.endpoints.prompt import Markers
+from stemma.interpreter.endpoints.retry import (
+    CONNECT_SECONDS,
+    Failed,
+    check_retries,
+    check_timeout,
+    pause_before,
+)
+from stemma.interpreter.endpoints.web import Reader, failed_request, failed_response, http_error, new_session
+from stemma.interpreter.graph import ROLES
 from stemma.interpreter.wire import error_from_wire, error_to_wire
 from stemma.lang.errors import CancelledError, EndpointError, RequestError
 
 if TYPE_CHECKING:
     import requests
 
-CONNECT_SECONDS = 10.0
-STREAMS = 64
-
-ANSWERED = (*FILLED, *ROLES)  # nodes that an event must speak of
+# 500 is the engine's own answer, and the delta may have been taken; the others come before anything ran
+TRY_AGAIN = (429, 502, 503, 504)
 
 Address = tuple[str, int]
 
@@ -33,6 +45,7 @@ class _Job:
         self.delta = delta
         self._on_event = on_event
         self._lock = threading.Lock()
+        self.retries = 0
         self._waiting: set[Address] = {
             (branch["id"], i)
             for branch in delta["branches"]
@@ -47,6 +60,8 @@ class _Job:
             return
         if event["event"] != "delta" and not self._settle((event["branch"], event["node"])):
             return
+        if event["event"] == "done" and isinstance(event.get("meta"), dict):
+            event["meta"].setdefault("retries", self.retries)
         self._on_event(event)
 
     def _settle(self, address: Address) -> bool:
@@ -85,29 +100,62 @@ class _Outbox:
 
 
 class RuntimeEndpoint(Endpoint):
-    """A Stemma server at `base_url`. Opens no connection before it is used.
+    """A server at `base_url`. Opens no connection before it is used.
 
-    Each delta is one request whose response streams its events. At most 64 streams are read at a time; further deltas
-    wait for one to end. A program's next delta is sent when the server has accepted the one before. Failing to connect
-    is retried twice; nothing else is, since it might run twice. `timeout` bounds the seconds without a byte from the
-    server; None waits for ever. `api_key` is sent as a bearer token.
+    Each delta is one request whose response streams its events. At most `max_in_flight` streams are read at a time, by
+    as many threads; further deltas wait for one to end. A program's next delta is sent when the server has accepted
+    the one before. Failing to connect, 429, 502, 503 and 504 are tried again up to `max_retries` times with growing
+    pauses (`Retry-After` is honoured); nothing else is, since it might run twice. `timeout` bounds the seconds without
+    a byte from the server; None waits for ever. `api_key` is sent as a bearer token. `verify`: as in `requests`,
+    whether the server's certificate is checked, or the path of a CA bundle.
+
+    `protocol`: "graph", "generate" (each gen is a request to `/generate`), or None: graphs, unless the server turns out
+    not to know them. `/generate` knows no chat templates: for programs with roles, `chat_template_name` gives the
+    markers, a name such as "chatml" or a dict of role: (text before, text after).
     """
 
     capabilities = frozenset({"remote"})
 
-    def __init__(self, base_url: str, api_key: str | None = None, timeout: float | None = 600.0) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None = None,
+        verify: bool | str | None = None,
+        chat_template_name: str | Markers | None = None,
+        *,
+        timeout: float | None = 600.0,
+        max_retries: int = 2,
+        max_in_flight: int = 64,
+        protocol: Literal["graph", "generate"] | None = None,
+    ) -> None:
         if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):
             raise RequestError(f"base_url must begin with http:// or https://, got {base_url!r}", param="base_url")
+        if protocol not in (None, "graph", "generate"):
+            raise RequestError(f"protocol must be 'graph', 'generate' or None, got {protocol!r}", param="protocol")
         self.base_url = base_url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeout = (CONNECT_SECONDS, timeout)
+        self._verify = verify
+        self._timeout = (CONNECT_SECONDS, check_timeout(timeout))
+        self._max_retries = check_retries(max_retries)
+        self._protocol = protocol
+        self._requests = GenerateEndpoint(
+            self.base_url,
+            self._headers,
+            verify=verify,
+            chat_template=chat_template_name,
+            timeout=timeout,
+            max_retries=max_retries,
+            max_in_flight=max_in_flight,
+        )
+        self._streams = self._requests.max_in_flight
         self._outboxes: dict[str, _Outbox] = {}
         self._ready: deque[str] = deque()  # programs with something to send, and none on its way
-        self._reading: set[_Reader] = set()
+        self._reading: set[Reader] = set()
         self._idle = 0
         self._threads = 0
         self._work = threading.Condition()
         self._closed = False
+        self._closing = threading.Event()
         self._pool: requests.Session | None = None
 
     def __repr__(self) -> str:
@@ -118,6 +166,9 @@ class RuntimeEndpoint(Endpoint):
     def submit(self, delta: Delta, on_event: OnEvent) -> None:
         job = _Job(delta, on_event)
         with self._work:
+            if self._protocol == "generate" and delta["program"] not in self._outboxes and not self._closed:
+                self._requests.submit(delta, on_event)
+                return
             if not self._closed:
                 outbox = self._outboxes.setdefault(delta["program"], _Outbox())
                 outbox.jobs.append(job)
@@ -140,7 +191,9 @@ class RuntimeEndpoint(Endpoint):
                     outbox.cancels.append(branches)  # behind the request on its way, which would start it all again
         for job in dropped:
             job.fail(CancelledError("cancelled before it was sent"), branches)
-        if not later and not self._closed:
+        if self._protocol == "generate":
+            self._requests.cancel(program, branches)
+        elif not later and not self._closed:
             threading.Thread(target=self._cancel, args=(program, branches), name="stemma-cancel", daemon=True).start()
 
     def info(self) -> dict[str, Any]:
@@ -153,6 +206,7 @@ class RuntimeEndpoint(Endpoint):
     def close(self) -> None:
         with self._work:
             self._closed = True
+            self._closing.set()
             jobs = [job for outbox in self._outboxes.values() for job in outbox.jobs]
             self._outboxes.clear()
             self._ready.clear()
@@ -162,6 +216,7 @@ class RuntimeEndpoint(Endpoint):
             job.fail(EndpointError(f"{self!r} was closed"))
         for reader in readers:
             reader.close()
+        self._requests.close()
         if self._pool is not None:
             self._pool.close()
 
@@ -169,7 +224,7 @@ class RuntimeEndpoint(Endpoint):
 
     def _wake(self) -> None:
         """With `_work` held: see to it that some thread takes what is ready."""
-        if self._idle >= len(self._ready) or self._threads == STREAMS:
+        if self._idle >= len(self._ready) or self._threads == self._streams:
             self._work.notify()
             return
         self._threads += 1
@@ -196,17 +251,19 @@ class RuntimeEndpoint(Endpoint):
     def _exchange(self, program: str, outbox: _Outbox, job: _Job) -> None:
         try:
             try:
-                response = self._post(job.delta)
+                response = self._post(job)
             finally:
                 self._accepted(program, outbox)
-            with _Reader(response) as reader:
+            if response is None:
+                return
+            with Reader(response) as reader:
                 self._read(reader, job)
             job.finish(EndpointError(f"{self!r} ended the answer before all nodes were done"))
         except Exception as error:
             reason = error if isinstance(error, (EndpointError, RequestError)) else self._transport_error(error)
             job.fail(reason)
 
-    def _read(self, reader: _Reader, job: _Job) -> None:
+    def _read(self, reader: Reader, job: _Job) -> None:
         with self._work:
             self._reading.add(reader)
             if self._closed:
@@ -237,6 +294,9 @@ class RuntimeEndpoint(Endpoint):
             del self._outboxes[program]
 
     def _cancel(self, program: str, branches: Sequence[str] | None) -> None:
+        if self._protocol == "generate":
+            self._requests.cancel(program, branches)
+            return
         body = {"program": program, **({} if branches is None else {"branches": list(branches)})}
         with contextlib.suppress(EndpointError):  # readers have their CancelledError; the lease runs out by itself
             self._call("POST", "/v1/graph/cancel", body)
@@ -246,16 +306,41 @@ class RuntimeEndpoint(Endpoint):
     def _session(self) -> requests.Session:
         with self._work:
             if self._pool is None:
-                self._pool = _new_session(self._headers)
+                self._pool = new_session(self._headers, self._streams, self._verify)
             return self._pool
 
-    def _post(self, delta: Delta) -> requests.Response:
+    def _post(self, job: _Job) -> requests.Response | None:
+        """The response that streams the job's events; None if the job went to `/generate` instead."""
         url = f"{self.base_url}/v1/graph"
-        response = self._session().post(url, json=delta, stream=True, timeout=self._timeout)
-        if response.status_code >= 400:
-            with response:
-                raise _http_error(response, f"POST {url}")
-        return response
+        while self._protocol != "generate":
+            failed = Failed(EndpointError(f"{self!r} was closed"))
+            try:
+                response = self._session().post(url, json=job.delta, stream=True, timeout=self._timeout)
+            except Exception as error:
+                failed = failed_request(error, self.base_url)
+            else:
+                if response.status_code < 400:
+                    return response
+                with response:
+                    if response.status_code == 404 and self._protocol is None and self._knows_generate():
+                        self._protocol = "generate"
+                        break
+                    failed = failed_response(response, f"POST {url}")
+                    if response.status_code not in TRY_AGAIN:
+                        raise failed.error
+            pause = pause_before(job.retries, failed, self._max_retries)
+            if pause is None or self._closing.wait(pause):
+                raise failed.error
+            job.retries += 1
+        self._requests.submit(job.delta, job.take)
+        return None
+
+    def _knows_generate(self) -> bool:
+        """Whether this is a server without graphs but with `/generate`, such as SGLang's."""
+        try:
+            return "model_path" in self._call("GET", "/get_model_info")
+        except EndpointError:
+            return False
 
     def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         url = self.base_url + path
@@ -264,7 +349,7 @@ class RuntimeEndpoint(Endpoint):
         except Exception as error:
             raise self._transport_error(error) from error
         if response.status_code >= 400:
-            error = _http_error(response, f"{method} {url}")
+            error = http_error(response, f"{method} {url}")
             raise EndpointError(str(error), status=response.status_code)
         try:
             found = response.json()
@@ -274,72 +359,3 @@ class RuntimeEndpoint(Endpoint):
 
     def _transport_error(self, error: Exception) -> EndpointError:
         return EndpointError(f"{self.base_url}: {type(error).__name__}: {error}")
-
-
-class _Reader:
-    """The lines of one streamed response; may be closed from another thread."""
-
-    def __init__(self, response: requests.Response) -> None:
-        self._response = response
-        self._closed = threading.Event()
-
-    def __enter__(self) -> _Reader:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._response.close()
-
-    def lines(self) -> Iterator[bytes]:
-        """Each line as soon as its bytes are here."""
-        rest = b""
-        for chunk in self._response.iter_content(chunk_size=None):
-            if self._closed.is_set():
-                raise EndpointError("the endpoint was closed")
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from (line for line in lines if line.strip())
-        if rest.strip():
-            yield rest
-
-    def close(self) -> None:
-        self._closed.set()
-        _shutdown(self._response)
-
-
-def _shutdown(response: requests.Response) -> None:
-    """Wake a thread that is blocked in reading the response."""
-    stop: Callable[[], None] | None = getattr(response.raw, "shutdown", None)
-    if stop is None:
-        return
-    try:
-        stop()
-    except (OSError, ValueError):  # it ended by itself in the meantime
-        return
-
-
-def _new_session(headers: dict[str, str]) -> requests.Session:
-    import requests  # late: programs on other endpoints need no HTTP
-    from requests.adapters import HTTPAdapter
-    from urllib3.util import Retry
-
-    session = requests.Session()
-    connecting_only = Retry(total=2, connect=2, read=0, redirect=0, status=0, other=0, backoff_factor=0.1)
-    adapter = HTTPAdapter(pool_maxsize=STREAMS, max_retries=connecting_only)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    session.headers.update(headers)
-    session.auth = lambda request: request  # keeps requests from putting ~/.netrc in place of our header
-    return session
-
-
-def _http_error(response: requests.Response, what: str) -> Exception:
-    """The server's own error if the body holds one, else the status and the beginning of the body."""
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    found = body.get("error", body) if isinstance(body, dict) else None
-    message = found.get("message") if isinstance(found, dict) else found if isinstance(found, str) else None
-    text = f"{what} answered {response.status_code}: {message or response.text[:200] or response.reason}"
-    if isinstance(found, dict) and message and response.status_code in (400, 422):
-        return RequestError(text, param=found.get("param"), status=response.status_code)
-    return EndpointError(text, status=response.status_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,9 @@ import pytest
 
 from stemma import ScriptedEndpoint
 from stemma.interpreter.endpoints.base import Endpoint
+from tests.interpreter.services import Reply, Service
+
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else its import fetches a price list
 
 ANSWERED = ("gen", "select", "role_begin", "role_end")
 
@@ -138,3 +142,17 @@ def shared_server() -> Iterator[GraphServer]:
     server = GraphServer()
     yield server
     server.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Service]]:
+    """Start a service; it is closed after the test."""
+    services: list[Service] = []
+
+    def begin(make: Callable[..., Service], reply: Reply | None = None) -> Service:
+        services.append(make(reply))
+        return services[-1]
+
+    yield begin
+    for service in services:
+        service.close()
