@@ -112,7 +112,11 @@ class Output:
         """Append the tokens that the grammar forces; the next step extends by all of them at once."""
         assert work.matcher is not None
         rows, row = self.memory.rows, branch.row
+        run = [int(rows.length[row]) - work.prompt_len, 0]
         for token in work.matcher.forced():
+            if not run[1]:
+                work.forced_runs.append(run)
+            run[1] += 1
             length = int(rows.length[row])
             rows.ids[row, length] = token
             rows.length[row] = length + 1
@@ -151,7 +155,10 @@ class Output:
         else:
             visible = produced if work.params.no_stop_trim else produced[:keep]
             text = self.graph.tokenizer.decode(visible, work.params.skip_special_tokens)
-        meta = self._meta(work, branch.ids().tolist(), reason)
+        ids = branch.ids().tolist()
+        meta = self._meta(work, ids, reason)
+        if branch.program.tokens:
+            meta["prompt_ids"] = {"start": work.base, "ids": ids[work.base : work.prompt_len]}
         self.memory.truncate(branch, work.prompt_len + keep)
         if branch.row >= 0:
             self.memory.commit(branch)
@@ -175,6 +182,8 @@ class Output:
             "e2e_latency": now - work.t_start,
             "num_retractions": work.retractions,
         }
+        if work.forced_runs:
+            meta["forced_runs"] = work.forced_runs
         if work.logprobs is not None:
             meta.update(_logprob_lists(work, ids))
         return meta

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ class RuntimeEndpoint(Endpoint):
     server; None waits for ever. `api_key` is sent as a bearer token.
     """
 
-    capabilities = frozenset({"remote"})
+    capabilities = frozenset({"remote", "tokens"})
 
     def __init__(self, base_url: str, api_key: str | None = None, timeout: float | None = 600.0) -> None:
         if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):
@@ -146,6 +147,10 @@ class RuntimeEndpoint(Endpoint):
     def info(self) -> dict[str, Any]:
         """The server's `/get_model_info`. Raises `EndpointError`."""
         return self._call("GET", "/get_model_info")
+
+    def token_bytes(self, ids: Iterable[int]) -> dict[int, bytes]:
+        answer = self._call("POST", "/v1/graph/tokens", {"ids": sorted(set(ids))})
+        return {int(i): base64.b64decode(text) for i, text in answer["bytes"].items()}
 
     def flush_cache(self) -> None:
         self._call("POST", "/flush_cache")
