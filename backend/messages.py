@@ -73,6 +73,7 @@ class GraphDelta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     program: str
     branches: list[BranchDelta] = []
     end: bool = False
+    tokens: bool = False  # from here on, `done` also tells the ids of the prompt
 
 
 _JSON = msgspec.json.Decoder(GraphDelta)

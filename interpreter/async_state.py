@@ -6,13 +6,19 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stemma.interpreter.branch_state import BranchState
 from stemma.interpreter.group import StateGroup
 from stemma.interpreter.state import ProgramState
 from stemma.lang.errors import ProgramError
 from stemma.lang.nodes import Ref, caller
+
+if TYPE_CHECKING:
+    from stemma.interpreter.explain import Plan
+    from stemma.interpreter.replay import Record
+    from stemma.interpreter.trace import Trace
+    from stemma.interpreter.usage import NodeUsage, Prices
 
 
 class Pending(Ref):
@@ -99,11 +105,34 @@ class AsyncProgramState(BranchState):
         await self._settle_all(timeout)
         return self._here.error()
 
-    async def usage(self, timeout: float | None = None) -> dict[str, float]:
-        """Totals over the whole program: token counts, and `wall_seconds`. Waits for what is running."""
+    async def usage(self, timeout: float | None = None, prices: Prices | None = None) -> dict[str, float]:
+        """Totals over the whole program, with `prices` also its cost. Waits for what is running."""
+        await self._settle_program(timeout)
+        return self._here.usage(prices=prices)
+
+    async def usage_by_node(self, timeout: float | None = None, prices: Prices | None = None) -> list[NodeUsage]:
+        """The same for each gen and select. Waits for all."""
+        await self._settle_program(timeout)
+        return self._here.usage_by_node(prices=prices)
+
+    async def explain(self, timeout: float | None = None) -> Plan:
+        """What the program asked for, what its branches share, and the tokens that this saved. Waits for all."""
+        await self._settle_program(timeout)
+        return self._here.explain()
+
+    async def trace(self, timeout: float | None = None, prices: Prices | None = None) -> Trace:
+        """Everything that happened, to look at. Waits for what is running."""
+        await self._settle_program(timeout)
+        return self._here.trace(prices=prices)
+
+    async def record(self, timeout: float | None = None) -> Record:
+        """The run as a record that `ReplayEndpoint` answers from. Waits for what is running."""
+        await self._settle_program(timeout)
+        return self._here.record()
+
+    async def _settle_program(self, timeout: float | None) -> None:
         run = self._run
         await run.settle_async(run.filled(list(run.graph.branches.values())), timeout)
-        return run.usage()
 
     async def _settle_all(self, timeout: float | None) -> None:
         run = self._run

@@ -168,9 +168,8 @@ class BranchState:
             raise RequestError(f"{name!r} is no list, so it has no item {index!r}", param="index")
         return Ref(name, value, caller())
 
-    @property
     def graph(self) -> ProgramGraph:
-        """The recorded program graph."""
+        """The program graph as recorded so far: branches, nodes, the user's lines, and what became of each."""
         return self._run.graph
 
 

@@ -6,11 +6,20 @@ record to an endpoint and back. Nothing here locks: the runtime calls it under i
 
 from __future__ import annotations
 
+import json
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from stemma.interpreter.wire import error_to_wire
+from stemma.lang.errors import RequestError
+
+if TYPE_CHECKING:
+    from stemma.interpreter.explain import Plan
+
+VERSION = 1  # of the JSON form
 ROOT = "r"
 FILLED = ("gen", "select")  # kinds that end with a `done` event
 ROLES = ("role_begin", "role_end")  # kinds that the endpoint lowers to text
@@ -36,6 +45,10 @@ class GraphNode:
     meta: dict[str, Any] = field(default_factory=dict)
     failure: Any = field(default=None, repr=False)
     pieces: list[str] = field(default_factory=list, repr=False)
+    dropped: bool = False  # never sent, since nothing read it
+    t_sent: float = 0.0  # perf_counter seconds; 0.0: not yet, or never
+    t_first: float = 0.0
+    t_done: float = 0.0
     source: Any = field(default=None, repr=False)  # the value whose text this literal will be
     timeout: float | None = None  # seconds that it may take once everything before it is there
 
@@ -48,6 +61,11 @@ class GraphNode:
         return self.text is not None or self.failure is not None
 
     @property
+    def address(self) -> str:
+        """Where it stands: `r.0:3` is the fourth node of branch `r.0`."""
+        return f"{self.branch.id}:{self.index}"
+
+    @property
     def awaited(self) -> bool:
         """Whether somebody else must bring its text: the endpoint, or the value that it quotes."""
         return self.kind in FILLED or self.source is not None
@@ -58,8 +76,16 @@ class GraphNode:
         fork = f", {self.branch.label}" if self.branch.label else ""
         return f"{self.kind}{name} at {self.where or 'an unknown line'}{fork}"
 
-    def to_dict(self) -> Wire:
+    def to_dict(self, started: float = 0.0) -> Wire:
+        """As JSON; `started` is the moment that its times count from."""
         out: Wire = {"node": self.wire, "where": self.where}
+        if self.t_sent:
+            times = (self.t_sent, self.t_first, self.t_done)
+            out["times"] = [round(t - started, 6) if t else None for t in times]
+        if self.dropped:
+            out["dropped"] = True
+        if self.pieces:
+            out["pieces"] = list(self.pieces)
         for key, value in (("name", self.name), ("text", self.text), ("ids", self.ids), ("meta", self.meta)):
             if value:
                 out[key] = value
@@ -67,7 +93,19 @@ class GraphNode:
             out["text"] = ""
         if self.failure is not None:
             out["error"] = str(self.failure)
+            out["cause"] = getattr(self.failure, "wire", None) or error_to_wire(self.failure.cause)
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFailure:
+    """Why a node of a recorded graph has no value: the message, and the cause as events write it."""
+
+    message: str
+    wire: Wire
+
+    def __str__(self) -> str:
+        return self.message
 
 
 @dataclass(slots=True, eq=False)
@@ -154,6 +192,9 @@ class ProgramGraph:
         self.branches: dict[str, GraphBranch] = {ROOT: self.root}
         self.end = False
         self.end_sent = False
+        self.name = ""  # of the function
+        self.tokens = False  # whether the endpoint is asked for the ids of the prompts
+        self.started = time.perf_counter()
 
     def append(
         self, branch: GraphBranch, wire: Wire, *, where: str = "", name: str | None = None, text: str | None = None
@@ -192,8 +233,20 @@ class ProgramGraph:
         if not wanted and not closing:
             return None
         delta: Wire = {"program": self.program, "branches": [self._take(b, names) for b in wanted], "end": closing}
+        if self.tokens:
+            delta["tokens"] = True
         self.end_sent = self.end_sent or closing
         return delta
+
+    def drop_unsent(self) -> list[GraphNode]:
+        """Count everything that was not sent as sent, so that it never will be; the gens and selects among it."""
+        dropped: list[GraphNode] = []
+        for branch in self.branches.values():
+            dropped += [node for node in branch.nodes[branch.sent :] if node.kind in FILLED]
+            branch.sent = len(branch.nodes)
+        for node in dropped:
+            node.dropped = True
+        return dropped
 
     def _branches_to_send(self) -> list[GraphBranch]:
         """Branches with something to say, and the unknown ancestors that they hang from; parents first."""
@@ -214,6 +267,9 @@ class ProgramGraph:
             out["at"] = branch.at
         ready = branch.ready
         nodes = branch.nodes[branch.sent : ready]
+        now = time.perf_counter()
+        for node in nodes:
+            node.t_sent = now
         out["first"] = branch.sent
         out["nodes"] = [{**n.wire, "name": n.name, "where": n.where} if names else n.wire for n in nodes]
         out["end"] = (branch.ended or self.end) and ready == len(branch.nodes)
@@ -232,11 +288,17 @@ class ProgramGraph:
             "nodes": len(nodes),
             **{kind: kinds[kind] for kind in ("text", "gen", "select", "role_begin", "role_end")},
             "literal_characters": literal,
-            "failed": sum(node.failure is not None for node in nodes),
+            "failed": sum(node.failure is not None and not node.dropped for node in nodes),
         }
 
+    def explain(self) -> Plan:
+        """What the program asks for, what its forks share, and what that saves; see `Plan`."""
+        from stemma.interpreter.explain import explain  # it reads graphs
+
+        return explain(self)
+
     def to_dict(self) -> Wire:
-        """The whole graph as a JSON object."""
+        """The whole graph as a JSON object. Times are seconds from the program's start: sent, first token, done."""
         branches = [
             {
                 "id": b.id,
@@ -244,16 +306,24 @@ class ProgramGraph:
                 "at": b.at,
                 "label": b.label,
                 "ended": b.ended or self.end,
-                "nodes": [node.to_dict() for node in b.nodes],
+                "nodes": [node.to_dict(self.started) for node in b.nodes],
             }
             for b in self.branches.values()
         ]
-        return {"program": self.program, "branches": branches, "ended": self.end}
+        out: Wire = {"version": VERSION, "program": self.program, "name": self.name, "branches": branches}
+        return {**out, "ended": self.end}
 
     @classmethod
     def from_dict(cls, given: Mapping[str, Any]) -> ProgramGraph:
-        """A graph as `to_dict` gave it. It is a record: nothing of it will be sent."""
+        """A graph as `to_dict` gave it. It is a record: nothing of it will be sent.
+
+        Raises `RequestError` for something that is not one, or of a version that this one cannot read.
+        """
+        version = given.get("version") if isinstance(given, Mapping) else None
+        if version != VERSION:
+            raise RequestError(f"this is no program graph of version {VERSION}; its version is {version!r}")
         graph = cls(given["program"])
+        graph.name, graph.started = given["name"], 0.0
         graph.end = graph.end_sent = given["ended"]
         for item in given["branches"]:
             parent = graph.branches[item["parent"]] if item["parent"] is not None else None
@@ -263,9 +333,31 @@ class ProgramGraph:
             else:
                 parent.children.append(branch)
             graph.branches[branch.id] = branch
-            for entry in item["nodes"]:
-                text = entry.get("text")
-                node = graph.append(branch, entry["node"], where=entry["where"], name=entry.get("name"), text=text)
-                node.ids, node.meta, node.failure = entry.get("ids"), entry.get("meta", {}), entry.get("error")
+            branch.nodes = [_restored(branch, i, entry) for i, entry in enumerate(item["nodes"])]
             branch.sent, branch.end_sent = len(branch.nodes), branch.ended
         return graph
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ProgramGraph:
+        """The graph that `to_json` wrote. Raises `RequestError` for anything else."""
+        try:
+            return cls.from_dict(json.loads(text))
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, RequestError):
+                raise
+            raise RequestError(f"this is no program graph: {type(error).__name__}: {error}") from error
+
+
+def _restored(branch: GraphBranch, index: int, entry: Wire) -> GraphNode:
+    node = GraphNode(branch, index, entry["node"], entry["where"], entry.get("name"), entry.get("text"))
+    node.ids, node.meta, node.pieces = entry.get("ids"), entry.get("meta", {}), entry.get("pieces", [])
+    sent, first, done = (t or 0.0 for t in entry.get("times", (0.0, 0.0, 0.0)))
+    node.t_sent, node.t_first, node.t_done = sent, first, done
+    node.dropped = entry.get("dropped", False)
+    if "error" in entry:
+        node.failure = RecordedFailure(entry["error"], entry["cause"])
+    return node

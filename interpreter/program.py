@@ -20,16 +20,18 @@ from stemma.interpreter.batch import Batch, BatchOptions, Call, OnError, Order, 
 from stemma.interpreter.branch_state import BranchState
 from stemma.interpreter.budget import Budget
 from stemma.interpreter.default_endpoint import current_endpoint, resolve_endpoint
+from stemma.interpreter.graph import ProgramGraph
+from stemma.interpreter.rewrite import plain, rewriting, wants_tokens
 from stemma.interpreter.runtime import Run
 from stemma.interpreter.state import ProgramState
-from stemma.interpreter.wire import OPTION_NAMES, RunOptions
+from stemma.interpreter.wire import OPTION_NAMES, RUN_WORDS, RunOptions
 from stemma.lang.errors import CancelledError, RequestError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 BODY_THREADS = 64  # sync bodies that `arun` runs at a time
-CONTROLS = ("stream", "backend", "timeout", "budget", "use_thread")
+CONTROLS = ("stream", "backend", "timeout", "budget", "use_thread", *RUN_WORDS)
 
 
 @overload
@@ -72,6 +74,11 @@ class Program(Generic[P, R]):
 
     What bounds a run: `timeout`, seconds until what has no value yet fails, and `budget`, a `Budget` of tokens or
     money that stops the program when it is used up.
+
+    What is sent: `trace=True` asks for the prompts' tokens, for `state.trace()` and exact numbers in `explain()` (on by
+    itself for `run` where the endpoint is in this process); `merge_identical=True` runs gens that must give the same
+    text only once; `drop_unread=True` sends nothing before a value is read, and when the body returns drops what was
+    not sent by then.
     """
 
     __name__: str
@@ -308,11 +315,31 @@ class Program(Generic[P, R]):
             raise RequestError("run_batch does not stream; use run(stream=True)", param="stream")
         bound = given.pop("backend", None)
         controls = {name: given.pop(name, None) for name in ("timeout", "budget", "use_thread")}
-        run_options = self._options(given)
+        said = {"trace": False} | {name: given.pop(name) for name in RUN_WORDS if name in given}
+        run_options = self._options(given).of_run(said)
         items = [self._item(i, item, shared) for i, item in enumerate(batch)]
         endpoint = resolve_endpoint(backend if backend is not None else bound)
-        calls = [Call(endpoint, run_options, args, kwargs, **_controls(controls)) for args, kwargs in items]
+        calls = [
+            Call(endpoint.for_item(i), run_options, args, kwargs, **_controls(controls))
+            for i, (args, kwargs) in enumerate(items)
+        ]
         return Batch(self.func.__qualname__, calls, options, self.is_async, self._begin, self._finish)
+
+    def trace(self, *args: Any, backend: Any = None, **kwargs: Any) -> ProgramGraph:
+        """The program graph of a run in which every gen and select is answered by a placeholder; no model is needed.
+
+        Takes what `run` takes; the function's own arguments must be given. `backend`, usually a `ScriptedEndpoint`,
+        gives other answers than placeholders that fit the constraints. Raises what the body raises, and `ProgramError`
+        for a node that no placeholder is known for.
+        """
+        from stemma.interpreter.placeholders import TracingEndpoint  # only for tracing
+
+        state = self.run(*args, backend=TracingEndpoint() if backend is None else backend, **kwargs)
+        state.sync()
+        graph = state.graph()
+        for node in state._run.filled(graph.branches.values()):  # a fake's token counts say nothing
+            node.meta = {name: value for name, value in node.meta.items() if not name.endswith("_tokens")}
+        return graph
 
     def bind(self, **kwargs: Any) -> Program[..., R]:
         """The program with some arguments or sampling defaults filled in; a call may still override them.
@@ -362,21 +389,24 @@ class Program(Generic[P, R]):
         stream = bool(options.pop("stream", False))
         endpoint = resolve_endpoint(options.pop("backend", None))
         controls = _controls({name: options.pop(name, None) for name in ("timeout", "budget", "use_thread")})
+        said = {name: options.pop(name) for name in RUN_WORDS if name in options}
         self._check(args, kwargs)
-        return Call(endpoint, self._options(options, stream), args, dict(kwargs), **controls)
+        return Call(endpoint, self._options(options, stream).of_run(said), args, dict(kwargs), **controls)
 
     def _options(self, given: Mapping[str, Any], stream: bool = False) -> RunOptions:
         return dataclasses.replace(RunOptions.of(given, stream=stream), num_api_spec_tokens=self.num_api_spec_tokens)
 
     def _begin(self, call: Call) -> Started:
-        run = Run(call.endpoint, call.options, timeout=call.timeout, budget=call.budget)
+        endpoint = rewriting(call.endpoint, call.options)
+        run = Run(endpoint, call.options, timeout=call.timeout, budget=call.budget)
+        run.graph.name, run.graph.tokens = self.func.__qualname__, wants_tokens(endpoint, call.options)
         inner = (AsyncProgramState if self.is_async else ProgramState)(run, run.graph.root)
         state = inner._here if isinstance(inner, AsyncProgramState) else inner
         return Started(call, run, inner, state)
 
     def _run_body(self, started: Started) -> None:
         run = started.run
-        token = current_endpoint.set(run.endpoint)
+        token = current_endpoint.set(plain(run.endpoint))
         try:
             result = self.func(started.inner, *started.call.args, **started.call.kwargs)
         except BaseException as error:
@@ -388,7 +418,7 @@ class Program(Generic[P, R]):
 
     async def _run_body_async(self, started: Started) -> None:
         run = started.run
-        token = current_endpoint.set(run.endpoint)
+        token = current_endpoint.set(plain(run.endpoint))
         try:
             result = await self.func(started.inner, *started.call.args, **started.call.kwargs)
         except asyncio.CancelledError:

@@ -25,11 +25,10 @@ from stemma.interpreter import timers
 from stemma.interpreter.budget import Budget
 from stemma.interpreter.endpoints.base import Endpoint
 from stemma.interpreter.graph import GraphBranch, GraphNode, ProgramGraph
+from stemma.interpreter.usage import totals, usages
 from stemma.interpreter.wire import RunOptions, error_from_wire, wire_node
 from stemma.lang.errors import CancelledError, EndpointError, ProgramError, RequestError, StemmaError
 from stemma.lang.nodes import Gen, Node, Ref, RoleBegin, RoleEnd, Select, Text
-
-TOKEN_COUNTS = ("prompt_tokens", "completion_tokens", "cached_tokens", "computed_tokens", "forced_tokens")
 
 
 @dataclass(slots=True, eq=False)
@@ -206,6 +205,7 @@ class Run:
             elif node is None or node.settled:
                 return
             elif kind == "delta":
+                node.t_first = node.t_first or time.perf_counter()
                 node.pieces.append(event["text"])
                 node.meta.update(event.get("meta") or {})
             elif event["text"] is None:
@@ -213,7 +213,7 @@ class Run:
             else:
                 node.ids, node.meta = event.get("ids"), event.get("meta") or {}
                 node.text = event["text"]
-                self.settled_at = time.perf_counter()
+                self.settled_at = node.t_done = time.perf_counter()
                 self._spend(node)
             if kind != "delta":
                 self._settled(node)
@@ -282,7 +282,7 @@ class Run:
         self._cancel_at_endpoint([node.branch.id])
 
     def _spend(self, node: GraphNode) -> None:
-        if self.budget is None or self.failure is not None:
+        if self.budget is None or self.failure is not None or node.meta.get("merged_with"):
             return
         over = self.budget.spend(node.meta)
         if over is not None:
@@ -333,8 +333,16 @@ class Run:
             for branch in self.graph.branches.values():
                 if branch.failure is not None:
                     branch.failure.handled = branch.failure.seen
+            self._drop_unread()
             self.wake()
         self.flush()
+
+    def _drop_unread(self) -> None:
+        """With `drop_unread`, what was not sent by now was read by nobody, and is never run."""
+        if self.options.drop_unread:
+            for node in self.graph.drop_unsent():
+                why = "it was not run: nothing had read it when the program returned, and drop_unread was set"
+                node.failure = Failure(RequestError(f"{why}. Read it inside the program", param="drop_unread"), node)
 
     def abort(self, error: BaseException) -> None:
         """The body raised: readers get its error, and the endpoint lets go of everything."""
@@ -438,11 +446,10 @@ class Run:
         return next((f for f in failures if not (f.handled if self.finished else f.seen)), None)
 
     def usage(self) -> dict[str, float]:
-        """Token counts over all nodes that have run so far, and seconds from the start to the last of them."""
-        metas = [node.meta for node in self.filled(self.graph.branches.values())]
-        totals: dict[str, float] = {name: sum(meta.get(name) or 0 for meta in metas) for name in TOKEN_COUNTS}
-        totals["wall_seconds"] = self.settled_at - self.started_at
-        return totals
+        """Totals over all nodes so far, and seconds from the start to the last that got its value."""
+        with self.changed:
+            used = usages(self.graph)
+        return {**totals(used), "wall_seconds": self.settled_at - self.started_at}
 
 
 def _set(sleeper: asyncio.Future[None]) -> None:

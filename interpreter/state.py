@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stemma.interpreter.branch_state import BranchState
 from stemma.interpreter.chat import to_messages
 from stemma.interpreter.graph import GraphBranch, GraphNode
+from stemma.interpreter.observed import Observed
 from stemma.lang.errors import ProgramError, RequestError
 
 if TYPE_CHECKING:
     from stemma.interpreter.group import ProgramStateGroup
 
 
-class ProgramState(BranchState):
+class ProgramState(BranchState, Observed):
     """One branch of a running program, read by threads that wait.
 
     Every reading method raises `ProgramError` when something it needs failed or was cancelled, and `TimeoutError`
@@ -123,12 +124,6 @@ class ProgramState(BranchState):
         except ProgramError as error:
             return error
         return None
-
-    def usage(self, timeout: float | None = None) -> dict[str, float]:
-        """Totals over the whole program: token counts, and `wall_seconds`. Waits for what is running, failed or not."""
-        for _ in self._run.settle(self._run.filled(list(self._run.graph.branches.values())), timeout):
-            pass
-        return self._run.usage()
 
     @property
     def ret_value(self) -> Any:

@@ -16,6 +16,7 @@ from stemma.lang.errors import (
     ConstraintError,
     EndpointError,
     EngineDeadError,
+    ReplayError,
     RequestError,
     StemmaError,
 )
@@ -25,6 +26,7 @@ from stemma.lang.params import SamplingParams
 _SAMPLING = tuple(f.name for f in dataclasses.fields(SamplingParams))
 _LOGPROBS = ("return_logprob", "logprob_start_len", "top_logprobs_num", "token_ids_logprob")
 OPTION_NAMES = frozenset((*_SAMPLING, *_LOGPROBS, "n"))
+RUN_WORDS = ("trace", "merge_identical", "drop_unread")  # said of a run as a whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,16 @@ class RunOptions:
     token_ids_logprob: tuple[int, ...] | None = None
     stream: bool = False
     num_api_spec_tokens: int | None = None  # `@function(num_api_spec_tokens=…)`
+    trace: bool | None = None
+    merge_identical: bool = False
+    drop_unread: bool = False
+
+    def of_run(self, said: Mapping[str, Any]) -> RunOptions:
+        """With what a run says of itself as a whole. Raises `RequestError` for anything but true and false."""
+        for name, value in said.items():
+            if not isinstance(value, bool) and not (name == "trace" and value is None):
+                raise RequestError(f"{name} must be true or false, got {value!r}", param=name)
+        return dataclasses.replace(self, **said)
 
     @classmethod
     def of(cls, given: Mapping[str, Any], *, stream: bool = False, base: RunOptions | None = None) -> RunOptions:
@@ -125,7 +137,9 @@ def _logprobs(node: Gen, options: RunOptions) -> dict[str, Any] | None:
     }
 
 
-_ERRORS = {e.__name__: e for e in (RequestError, ConstraintError, EndpointError, EngineDeadError, CancelledError)}
+_ERRORS = {
+    e.__name__: e for e in (RequestError, ConstraintError, EndpointError, EngineDeadError, CancelledError, ReplayError)
+}
 
 
 def error_to_wire(error: BaseException) -> dict[str, Any]:

@@ -5,6 +5,7 @@ StemmaError
 │   └── ConstraintError                 a regex, schema or grammar cannot be compiled or is not supported
 ├── EndpointError                       the thing a program runs on failed: connection, HTTP status, engine death
 │   └── EngineDeadError                 the engine process or thread stopped; carries the cause
+├── ReplayError                         a replayed program said something else than its record
 ├── CancelledError                      a program, branch or request was cancelled
 │   └── BudgetError                     a program used up its budget of tokens or money and was stopped
 └── ProgramError                        what a reader of a program sees: the user's line, the node, the cause
@@ -47,6 +48,10 @@ class EngineDeadError(EndpointError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, status=500)
+
+
+class ReplayError(StemmaError):
+    """A replayed program diverges from its record. The message shows both sides and where they differ."""
 
 
 class CancelledError(StemmaError):

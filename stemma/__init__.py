@@ -56,6 +56,7 @@ _NAMES = {
     "EndpointError": "lang.errors",
     "CancelledError": "lang.errors",
     "EngineDeadError": "lang.errors",
+    "ReplayError": "lang.errors",
     "BudgetError": "lang.errors",
     "Program": "interpreter.program",
     "get_default_backend": "interpreter.default_endpoint",
@@ -75,6 +76,12 @@ _NAMES = {
     "LiteLLM": "interpreter.endpoints.litellm",
     "Gemini": "interpreter.endpoints.gemini",
     "VertexAI": "interpreter.endpoints.gemini",
+    "ReplayEndpoint": "interpreter.replay",
+    "Record": "interpreter.replay",
+    "ProgramGraph": "interpreter.graph",
+    "Plan": "interpreter.explain",
+    "Trace": "interpreter.trace",
+    "total_usage": "interpreter.usage",
     "Engine": "backend.engine",
 }
 
@@ -124,10 +131,16 @@ if TYPE_CHECKING:
     from stemma.interpreter.endpoints.runtime import RuntimeEndpoint as RuntimeEndpoint
     from stemma.interpreter.endpoints.scripted import ScriptedEndpoint as ScriptedEndpoint
     from stemma.interpreter.endpoints.server_process import Runtime as Runtime
+    from stemma.interpreter.explain import Plan as Plan
+    from stemma.interpreter.graph import ProgramGraph as ProgramGraph
     from stemma.interpreter.group import ProgramStateGroup as ProgramStateGroup
     from stemma.interpreter.program import Program as Program
     from stemma.interpreter.program import function as function
+    from stemma.interpreter.replay import Record as Record
+    from stemma.interpreter.replay import ReplayEndpoint as ReplayEndpoint
     from stemma.interpreter.state import ProgramState as ProgramState
+    from stemma.interpreter.trace import Trace as Trace
+    from stemma.interpreter.usage import total_usage as total_usage
     from stemma.lang.api import assistant as assistant
     from stemma.lang.api import assistant_begin as assistant_begin
     from stemma.lang.api import assistant_end as assistant_end
@@ -163,6 +176,7 @@ if TYPE_CHECKING:
     from stemma.lang.errors import EndpointError as EndpointError
     from stemma.lang.errors import EngineDeadError as EngineDeadError
     from stemma.lang.errors import ProgramError as ProgramError
+    from stemma.lang.errors import ReplayError as ReplayError
     from stemma.lang.errors import RequestError as RequestError
     from stemma.lang.errors import StemmaError as StemmaError
     from stemma.lang.errors import TruncatedError as TruncatedError

@@ -85,6 +85,8 @@ class Work:
     forced: int = 0
     drafted: int = 0
     confirmed: int = 0  # of the drafted ones, those that were drawn too
+    forced_runs: list[list[int]] = field(default_factory=list)  # [first output position, how many]
+    base: int = 0  # ids that the branch had before this node's literal text
     retractions: int = 0
     admitted: bool = False
     t_start: float = field(default_factory=time.perf_counter)
@@ -110,6 +112,7 @@ class Scoring:
     op: SelectNode
     parts: list[Part]  # the choices in their context, then (for some methods) alone
     n_context: int
+    base: int  # ids that the branch had before this node's literal text
     remaining: int
     t_start: float = field(default_factory=time.perf_counter)
 
@@ -195,12 +198,13 @@ class Branch:
 class Program:
     """A tree of branches. `namespace` isolates its prefixes in the cache."""
 
-    __slots__ = ("branches", "ended", "id", "namespace", "rows", "serial", "touched", "unsettled")
+    __slots__ = ("branches", "ended", "id", "namespace", "rows", "serial", "tokens", "touched", "unsettled")
 
     def __init__(self, id: str, serial: int, rows: Any) -> None:
         self.id, self.serial, self.rows = id, serial, rows
         self.namespace: Namespace = ()
         self.branches: dict[str, Branch] = {}
         self.ended = False
+        self.tokens = False  # whether results tell the ids of their prompts
         self.unsettled = 0
         self.touched = time.monotonic()

@@ -86,6 +86,7 @@ class Graph:
                 program = self.programs[delta.program] = Program(delta.program, self.next_serial(), self.memory.rows)
             program.touched = time.monotonic()
             program.ended = program.ended or delta.end
+            program.tokens = program.tokens or delta.tokens
             touched = [self._append(program, given, sink) for given in delta.branches]
             return list(program.branches.values()) if delta.end else touched
 
@@ -240,6 +241,7 @@ class Graph:
 
     def _start_gen(self, branch: Branch, node: GenNode) -> None:
         params = SamplingParams.from_dict(node.params)
+        base = branch.length
         self._extend_ids(branch, self.encode(branch, ()))
         length = branch.length
         if length == 0:
@@ -251,6 +253,7 @@ class Graph:
             params=params,
             prompt_len=length,
             fixed_len=length,
+            base=base,
             limit=self._limit(length, params, explicit="max_new_tokens" in node.params),
             seed=self.new_seed() if params.seed is None else params.seed,
             stop_ids=frozenset(params.stop_token_ids),

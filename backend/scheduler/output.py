@@ -208,8 +208,19 @@ class Output:
             ahead = work.matcher.clone()
             if ahead.accept(token) and not ahead.can_finish(work.limit - branch.length):
                 return self._close(branch, work)
-        work.forced += forced
+        if forced:
+            self._forced(branch, work)
         return self._accept(branch, work, token)
+
+    @staticmethod
+    def _forced(branch: Branch, work: Work) -> None:
+        """Count the last token, which nobody chose."""
+        work.forced += 1
+        at, runs = branch.length - work.prompt_len - 1, work.forced_runs
+        if runs and sum(runs[-1]) == at:
+            runs[-1][1] += 1
+        else:
+            runs.append([at, 1])
 
     def _close(self, branch: Branch, work: Work) -> FinishReason:
         """Take the last token back and append the shortest completion: there has been room for it all along."""
@@ -228,7 +239,7 @@ class Output:
                 work.rescore, work.match_limit = True, length - 1  # the logits there were drawn from, and are gone
         for token in tokens:
             self._append(branch, token)
-            work.forced += 1
+            self._forced(branch, work)
             reason = self._accept(branch, work, token)
             if reason is not None:
                 return reason
@@ -302,7 +313,10 @@ class Output:
         else:
             visible = produced if work.params.no_stop_trim else produced[:keep]
             text = self.graph.tokenizer.decode(visible, work.params.skip_special_tokens)
-        meta = self._meta(work, branch.ids().tolist(), reason)
+        ids = branch.ids().tolist()
+        meta = self._meta(work, ids, reason)
+        if branch.program.tokens:
+            meta["prompt_ids"] = {"start": work.base, "ids": ids[work.base : work.prompt_len]}
         self.memory.truncate(branch, work.prompt_len + keep)
         if branch.row >= 0:
             self.memory.commit(branch)
@@ -330,6 +344,8 @@ class Output:
         }
         if work.warnings:
             meta["constraint_warnings"] = list(work.warnings)
+        if work.forced_runs:
+            meta["forced_runs"] = work.forced_runs
         if work.logprobs is not None:
             meta.update(_logprob_lists(work, ids))
         return meta

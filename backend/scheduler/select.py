@@ -55,7 +55,7 @@ def start_select(graph: Graph, branch: Branch, node: SelectNode) -> None:
         if first < len(part.ids):  # else its tokens are all of its source, or a single one without context
             part.branch = _scored(graph, branch, k, part.ids, first)
             rows.append(part.branch)
-    branch.scoring = Scoring(branch.cursor, node, parts, len(base) + len(tail), len(rows))
+    branch.scoring = Scoring(branch.cursor, node, parts, len(base) + len(tail), len(base), len(rows))
     branch.state = State.SCORING
     for row in rows:
         graph.memory.queue(row)
@@ -111,6 +111,7 @@ def _decide(graph: Graph, branch: Branch) -> None:
     )
     ids = parts[decision.index].ids.copy()
     works = [part.branch.work for part in parts if part.branch is not None and part.branch.work is not None]
+    context = [part.branch.work for part in parts[:n] if part.branch is not None and part.branch.work is not None]
     meta = {
         "choice": decision.index,
         "scores": list(decision.scores),
@@ -122,13 +123,15 @@ def _decide(graph: Graph, branch: Branch) -> None:
         **decision.details,
         "prompt_tokens": scoring.n_context,
         "completion_tokens": max(len(ids) - scoring.n_context, 0),
-        "cached_tokens": max((w.cached for w in works), default=0),
+        "cached_tokens": min((w.cached for w in context), default=0),  # the others may share what the first computed
         "computed_tokens": sum(w.computed for w in works),
         "forced_tokens": 0,
         "finish_reason": {"type": "stop", "matched": None},
         "e2e_latency": time.perf_counter() - scoring.t_start,
         "num_retractions": sum(w.retractions for w in works),
     }
+    if branch.program.tokens:
+        meta["prompt_ids"] = {"start": scoring.base, "ids": ids[scoring.base : scoring.n_context].tolist()}
     branch.scoring = None
     branch.state = State.IDLE
     branch.set_ids(ids)

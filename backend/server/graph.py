@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncGenerator
 
 from starlette.requests import Request
@@ -9,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stemma.backend.messages import ANSWERS, parse_delta
+from stemma.backend.requests import check_ids
 from stemma.backend.server.client import Inbox, open_nodes
 from stemma.backend.server.limits import read_body, read_object
 from stemma.backend.server.native import json_response
@@ -77,7 +79,21 @@ async def cancel(request: Request) -> Response:
     return json_response({})
 
 
+async def tokens(request: Request) -> Response:
+    """What token ids stand for in text."""
+    service: Service = request.app.state.service
+    body = await read_object(request, service.limits.max_body_bytes)
+    unknown = sorted(set(body) - {"ids"})
+    if unknown:
+        raise RequestError(f"unknown field {unknown[0]!r}; the field is ids", param=unknown[0])
+    ids = check_ids("ids", body.get("ids"))
+    await service.need_tokenizer()
+    told = {str(i): base64.b64encode(service.token_bytes(i)).decode() for i in set(ids)}
+    return json_response({"bytes": told})
+
+
 routes = [
     Route("/v1/graph", graph, methods=["POST"]),
     Route("/v1/graph/cancel", cancel, methods=["POST"]),
+    Route("/v1/graph/tokens", tokens, methods=["POST"]),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 Delta = dict[str, Any]
@@ -18,6 +18,8 @@ class Endpoint(ABC):
       names    every node in a delta also carries the user's `name` and `where`
       remote   deltas leave the process
       speculation   a delta may carry `hints`: {"num_api_spec_tokens": n}
+      tokens   takes `tokens` in a delta, and `token_bytes` tells what ids stand for
+      replay   answers from a record, and so wants the deltas of the program as it is
     `quiet_seconds`: how long a program must be silent before what it said so far is sent unasked; None: only when a
     value is demanded or the program ends.
     """
@@ -45,6 +47,14 @@ class Endpoint(ABC):
     def info(self) -> dict[str, Any]:
         """What the endpoint says about itself: the model, limits, versions. Raises `EndpointError`."""
         return {"endpoint": type(self).__name__}
+
+    def token_bytes(self, ids: Iterable[int]) -> dict[int, bytes]:
+        """What each of these ids stands for in text; empty where the endpoint cannot tell. Raises `EndpointError`."""
+        return {}
+
+    def for_item(self, index: int) -> Endpoint:
+        """The endpoint for item `index` of a batch; itself, unless it tells the items apart."""
+        return self
 
     def flush_cache(self) -> None:
         """Empty the prefix cache, where there is one. Raises `EndpointError` when it could not."""

@@ -11,7 +11,7 @@ from stemma.lang.errors import RequestError, StemmaError
 
 ANSWERED = (*FILLED, *ROLES)  # nodes that an event must speak of
 _BRANCH_FIELDS = {"id", "parent", "at", "first", "nodes", "end"}
-_DELTA_FIELDS = {"program", "branches", "end", "hints"}
+_DELTA_FIELDS = {"program", "branches", "end", "hints", "tokens"}  # services do not tell tokens; graph servers do
 NODE_FIELDS = {
     "gen": {"kind", "params", "constraint", "logprobs", "stream", "name", "where"},
     "select": {"kind", "choices", "method", "temperature", "seed", "name", "where"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from stemma.interpreter.endpoints.base import Delta, Endpoint, OnEvent
@@ -28,6 +28,8 @@ class LocalEndpoint(Endpoint):
 
             engine = Engine(model)
         self.engine: Any = engine
+        if hasattr(engine, "tokenizer"):
+            self.capabilities = frozenset({"tokens"})
 
     def submit(self, delta: Delta, on_event: OnEvent) -> None:
         """Hand the delta to the engine. What the engine refuses at once is raised, and fails the delta's nodes."""
@@ -38,6 +40,10 @@ class LocalEndpoint(Endpoint):
 
     def info(self) -> dict[str, Any]:
         return dict(self.engine.info())
+
+    def token_bytes(self, ids: Iterable[int]) -> dict[int, bytes]:
+        table = self.engine.tokenizer.rendered_bytes
+        return {i: table[i] for i in set(ids) if 0 <= i < len(table)}
 
     def flush_cache(self) -> None:
         self.engine.flush_cache()

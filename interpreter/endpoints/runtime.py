@@ -5,11 +5,12 @@ A server that knows no graphs but answers `/generate`, as SGLang's does, gets re
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -114,7 +115,7 @@ class RuntimeEndpoint(Endpoint):
     markers, a name such as "chatml" or a dict of role: (text before, text after).
     """
 
-    capabilities = frozenset({"remote"})
+    capabilities = frozenset({"remote", "tokens"})
 
     def __init__(
         self,
@@ -199,6 +200,12 @@ class RuntimeEndpoint(Endpoint):
     def info(self) -> dict[str, Any]:
         """The server's `/get_model_info`. Raises `EndpointError`."""
         return self._call("GET", "/get_model_info")
+
+    def token_bytes(self, ids: Iterable[int]) -> dict[int, bytes]:
+        if self._protocol == "generate":  # such a server does not tell
+            return {}
+        answer = self._call("POST", "/v1/graph/tokens", {"ids": sorted(set(ids))})
+        return {int(i): base64.b64decode(text) for i, text in answer["bytes"].items()}
 
     def flush_cache(self) -> None:
         self._call("POST", "/flush_cache")

@@ -90,3 +90,21 @@ def test_no_example_needs_more_than_the_bundled_model(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "argv", ["remote.py", "http://127.0.0.1:9"])
     remote = runpy.run_path(str(ROOT / "examples" / "remote.py"))
     assert remote["main"]() == 1  # no server there: a clear message, not a traceback
+
+
+def test_the_trace_example_writes_its_page_and_shares_its_prefixes(
+    demo: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    stemma.set_default_backend(demo)
+    try:
+        example = runpy.run_path(str(ROOT / "examples" / "trace.py"))
+        example["main"](str(tmp_path / "run.html"))
+        demo.flush_cache()
+        plan = example["plan_a_morning"].run("Where shall we eat?", temperature=0.8, seed=1).explain()
+    finally:
+        stemma.set_default_backend(None)
+    shown = capsys.readouterr().out
+    assert "├─ fork 0/3" in shown and "select place" in shown and "distinct prefixes" in shown
+    assert (tmp_path / "run.html").stat().st_size > 30_000
+    assert plan.exact and plan.nodes == 11
+    assert plan.computed_prompt <= 1.05 * plan.distinct_tokens

@@ -18,7 +18,7 @@ def program(s: ProgramState):
 def graph(replies=None) -> ProgramGraph:
     state = program.run(backend=ScriptedEndpoint(replies))
     state.error()
-    return state.graph
+    return state.graph()
 
 
 def test_the_graph_goes_through_json_unchanged():

@@ -365,3 +365,30 @@ def test_no_option_changes_any_token(seed: int):
     assert play(True, max_rows=2) == truth
     assert play(True, num_slots=420, conservativeness=0.0) == truth
     assert play(True, num_slots=420, conservativeness=0.0, chunk=5, radix=False) == truth
+
+
+def test_results_tell_the_ids_of_their_prompts_when_asked_and_each_only_once():
+    scheduler = make(eos_every=10**9)
+    root = [text("ab"), gen(max_new_tokens=3), text("cd"), gen(max_new_tokens=2), text("ef")]
+    child = {"id": "c", "parent": "r", "at": 2, "nodes": [text("X"), {"kind": "select", "choices": ["yes", "no"]}]}
+    grandchild = {"id": "d", "parent": "c", "at": 2, "nodes": [text("!"), gen(max_new_tokens=1)]}
+    delta = {"program": "p", "branches": [{"id": "r", "nodes": root}, child, grandchild], "end": True, "tokens": True}
+    told = {(e["branch"], e["node"]): e for e in run(scheduler, delta) if e["event"] == "done"}
+    first = ids_of("ab") + told["r", 1]["ids"]
+    assert told["r", 1]["meta"]["prompt_ids"] == {"start": 0, "ids": ids_of("ab")}
+    assert told["r", 3]["meta"]["prompt_ids"] == {"start": 6, "ids": list(map(ord, "cd"))}
+    assert told["c", 1]["meta"]["prompt_ids"] == {"start": 6, "ids": [ord("X")]}
+    chosen = [*first, ord("X"), *told["c", 1]["ids"]]
+    assert told["d", 1]["meta"]["prompt_ids"] == {"start": len(chosen), "ids": [ord("!")]}
+    assert told["d", 1]["ids"] == expected([*chosen, ord("!")], 1, 10**9)
+    (plain,) = run(scheduler, one(text("ab"), gen(max_new_tokens=3), program="q"))
+    assert "prompt_ids" not in plain["meta"]
+
+
+def test_a_select_counts_what_its_choices_share_as_computed_once():
+    choices = {"kind": "select", "choices": ["yes", "no", "maybe"]}
+    scheduler = make()
+    (cold,) = run(scheduler, one(text("x" * 50), choices))
+    (warm,) = run(scheduler, one(text("x" * 50), choices, program="q"))
+    assert (cold["meta"]["cached_tokens"], warm["meta"]["cached_tokens"]) == (0, 50)
+    assert cold["meta"]["prompt_tokens"] == warm["meta"]["prompt_tokens"] == 51

@@ -108,3 +108,17 @@ def test_abort_all_reaches_graphs(site, visit):
 
     site.run(work)
     assert ("p", None) in site.engine.cancelled
+
+
+def test_what_token_ids_stand_for(site):
+    answer = site.post("/v1/graph/tokens", {"ids": [3, 999_999]})
+    assert answer.status_code == 200 and set(answer.json()["bytes"]) == {"3", "999999"}
+    assert answer.json()["bytes"]["999999"] == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "param"), [({}, "ids"), ({"ids": []}, "ids"), ({"ids": ["a"]}, "ids"), ({"ids": [1], "x": 1}, "x")]
+)
+def test_a_wrong_question_about_tokens_is_refused(site, body, param):
+    answer = site.post("/v1/graph/tokens", body)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param
