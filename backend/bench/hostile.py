@@ -8,6 +8,7 @@ one that only sleeps, so that each delay is the host's, and the bundled model, w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -67,6 +68,10 @@ class Watched:
         self.steps.append(Step(begin, self._now()))
         return output
 
+    def close(self) -> None:
+        if self._schedule is not None:
+            self._schedule.close()
+
     def _now(self) -> Moment:
         """In the engine's thread. Linux tells how long it was ready to run and did not."""
         if self._schedule is None and sys.platform == "linux":
@@ -107,8 +112,11 @@ def measure(
 ) -> tuple[Delays, Delays, list[str], float]:
     """The delays alone and under fire, what became of the schemas, and how many seconds that took."""
     hostile = list(schemas(count))
-    with Engine(grammar_workers=workers) as engine:
+    with contextlib.ExitStack() as stack:
+        engine = Engine(grammar_workers=workers)
         watched = Watched(engine.runner, None if asleep else engine.runner)
+        stack.callback(watched.close)
+        stack.enter_context(engine)
         engine.scheduler.runner = watched
         stop = threading.Event()
         threads = [threading.Thread(target=_generate, args=(engine, i, stop), daemon=True) for i in range(rows)]

@@ -72,7 +72,7 @@ def hosted(request) -> Iterator[tuple[Service, Callable[[str], Endpoint]]]:
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     service = serve()
-    patient, hasty = make(service.url, max_retries=1), make(service.url, max_retries=1, timeout=0.05)
+    patient, hasty = make(service.url, max_retries=1), make(service.url, max_retries=1, timeout=0.2)
     yield service, lambda fault: hasty if fault == "silent" else patient
     for endpoint in (patient, hasty):
         endpoint.close()
@@ -96,7 +96,11 @@ def test_every_fault_is_an_error_at_every_reader(hosted, fault, reader, stream):
     with pytest.raises(ProgramError, match=r"gen 'last' at .*test_hosted_faults.py:\d+") as caught:
         READERS[reader](state)
     assert isinstance(caught.value.__cause__, EndpointError)
-    assert service.asked() == before + (2 if fault == "429" else 1) and not service.faults
+    if fault == "silent":  # not asked again; on a busy machine the wait may be over before the server hears of it
+        assert service.asked() <= before + 1
+        service.faults.clear()
+    else:
+        assert service.asked() == before + (2 if fault == "429" else 1) and not service.faults
 
 
 @pytest.mark.timeout(10)

@@ -73,9 +73,10 @@ def program(*nodes: dict[str, Any], name: str = "p", text: str = "prompt ") -> d
 
 def without_costs(events: list[dict[str, Any]]) -> list[Any]:
     costs = ("queue_time", "ttft", "e2e_latency", "computed_tokens", "cached_tokens", "forced_tokens", "draft_tokens")
+    costs = (*costs, "forced_runs", "accepted_draft_tokens")
     return [
         (e["event"], e["branch"], e["node"], e.get("text"), e.get("ids"), e.get("error"))
-        + (({k: v for k, v in e["meta"].items() if k not in (*costs, "accepted_draft_tokens")},) if "meta" in e else ())
+        + (({k: v for k, v in e["meta"].items() if k not in costs},) if "meta" in e else ())
         for e in events
         if e["event"] != "delta"
     ]
