@@ -86,6 +86,10 @@ class Dfa:
         self._singles: dict[int, int] = {}  # an item that is a state by itself
         self.accepting: list[bool] = []
         self.lock = threading.RLock()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make state 0, if anything matches at all."""
         self._intern(self._closure(0))
 
     @property
@@ -101,7 +105,7 @@ class Dfa:
 
     @property
     def matches_nothing(self) -> bool:
-        return not self._items[0]
+        return not self._items
 
     @property
     def nbytes(self) -> int:
@@ -147,6 +151,14 @@ class Dfa:
             return -1
         live = self.row(state) >= 0
         return self._only_byte.get(int(live.argmax()), -1) if np.count_nonzero(live) == 1 else -1
+
+    def forced_bytes(self, state: int, limit: int) -> bytes:
+        """The text that must follow, byte by byte, up to the first choice or legal end, or the limit."""
+        text = bytearray()
+        while len(text) < limit and (byte := self.only_byte(state)) >= 0:
+            text.append(byte)
+            state = self.step(state, byte)
+        return bytes(text)
 
     def expand(self, state: int) -> NDArray[np.int32]:
         """Work out a state's row. ConstraintError when the automaton grows over its limits."""
@@ -463,6 +475,9 @@ class Dfa:
         return item - place + run.first + offset if copies - copy > horizon + 1 else item
 
     def _intern(self, items: Items) -> int:
+        """The state of these items; DEAD if there are none (what was reached is blocked)."""
+        if not items:
+            return DEAD
         if len(items) > 4 and self._run_starts:
             items = self._without_covered(items)
         state = self._ids.get(items)

@@ -69,16 +69,16 @@ def compile_constraint(
     Raises ConstraintError, naming the value and where there is one the position, when the constraint is malformed, not
     supported, too large, matches nothing, or takes longer than `time_limit` seconds.
     """
-    index = index_of(vocab, walker)
+    tokens = index_of(vocab, walker)
     deadline = Deadline(time_limit, constraint.kind)
     lowered = lower(constraint, deadline, lenient=lenient)
-    dfa = Dfa(lowered.node, deadline, index.all.trie.alphabet, lowered.rules, trim=lowered.trim)
+    dfa = tokens.automaton(lowered.node, deadline, tokens.trie.alphabet, lowered.rules, trim=lowered.trim)
     if dfa.matches_nothing:
         raise ConstraintError(
             f"{constraint.kind}: the model's vocabulary cannot spell any match of {str(constraint.value)[:80]!r}",
             param=constraint.kind,
         )
-    grammar = RegularGrammar(dfa, vocab, index, MASK_BYTES, lowered.warnings)
+    grammar = RegularGrammar(dfa, vocab, tokens, MASK_BYTES, lowered.warnings)
     grammar.matcher().mask()  # every generation needs it, and here nobody waits
     return grammar
 

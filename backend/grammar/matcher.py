@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from stemma.backend.grammar.automaton import DEAD, Dfa
 from stemma.backend.grammar.base import Vocabulary
-from stemma.backend.grammar.forcing import CONTEXT_TOKENS, canonical_tokens, forced_bytes
-from stemma.backend.grammar.masks import MaskCache, TokenIndex
+from stemma.backend.grammar.forcing import CONTEXT_TOKENS, MAX_TEXT, canonical_tokens
+from stemma.backend.grammar.masks import MaskCache, Walker
 
 FINISHED = -3  # the state behind EOS
 MAX_FORCED = 256  # tokens that one call of `forced` gives at most
@@ -30,14 +30,14 @@ class RegularGrammar:
     """A constraint compiled to one byte automaton. Its caches are shared by all matchers, in any thread."""
 
     def __init__(
-        self, dfa: Dfa, vocab: Vocabulary, index: TokenIndex, mask_bytes: int, warnings: tuple[str, ...] = ()
+        self, dfa: Dfa, vocab: Vocabulary, walker: Walker, mask_bytes: int, warnings: tuple[str, ...] = ()
     ) -> None:
         self.dfa = dfa
         self.warnings = warnings
         self.vocab = vocab
-        self.walker = index.all
-        self.masks = MaskCache(dfa, vocab, index, mask_bytes)
-        self.covers_bytes = len(index.all.trie.single_bytes) == 256
+        self.walker = walker
+        self.masks = MaskCache(dfa, vocab, walker, mask_bytes)
+        self.covers_bytes = len(walker.trie.single_bytes) == 256
         self._steps: dict[tuple[int, int], int] = {}
         self._forced_bytes: dict[int, bytes] = {}
         self._canonical: dict[tuple[int, tuple[int, ...]], int] = {}
@@ -72,7 +72,7 @@ class RegularGrammar:
         state = position.state
         text = self._forced_bytes.get(state)
         if text is None:
-            text = forced_bytes(self.dfa, state)
+            text = self.dfa.forced_bytes(state, MAX_TEXT)
             _remember(self._forced_bytes, state, text)
         if not text:
             return -1

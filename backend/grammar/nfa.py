@@ -60,7 +60,7 @@ class Nfa:
         self.calls: dict[int, list[tuple[int, int]]] = {}
         self.blocks: dict[int, int] = {}  # who reaches the key is not at the value (see ir.Except)
         self.bounds: dict[int, Bound] = {}  # of the places of counting rules
-        self._spans: list[tuple[int, int]] = []  # of each rule: its first and last place
+        self.rule_spans: list[tuple[int, int]] = []  # of each rule: its first and last place
         self.trees: list[ByteTree] = []
         self.covers: dict[int, int] = {}  # which classes of `slices` lie in a tree's characters
         self.runs: list[Run] = []  # disjoint, in order
@@ -68,9 +68,9 @@ class Nfa:
         self._bytes: list[int | None] = [None] * 256
         self._deadline = deadline
         self._since_check = 0
-        self._spans.extend((self._place(), self._place()) for _ in rules)
-        self.ends = frozenset(end for _, end in self._spans)
-        for rule, (start, end) in zip(rules, self._spans, strict=True):
+        self.rule_spans.extend((self._place(), self._place()) for _ in rules)
+        self.ends = frozenset(end for _, end in self.rule_spans)
+        for rule, (start, end) in zip(rules, self.rule_spans, strict=True):
             if isinstance(rule, ir.Counted):
                 self._bounded(rule, start, end)
             else:
@@ -157,7 +157,7 @@ class Nfa:
         elif isinstance(node, ir.Repeat):
             self._repeat(node, start, end)
         elif isinstance(node, ir.Call):
-            self.calls.setdefault(start, []).append((self._spans[node.rule][0], end))
+            self.calls.setdefault(start, []).append((self.rule_spans[node.rule][0], end))
         elif isinstance(node, ir.Counted):
             raise AssertionError("only whole rules count")
         elif isinstance(node, ir.Except):
