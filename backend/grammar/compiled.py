@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemma.backend.grammar import determinise as d
-from stemma.backend.grammar.automaton import DEAD, UNKNOWN, Dfa
+from stemma.backend.grammar.automaton import DEAD, Dfa
 from stemma.backend.grammar.limits import MAX_ITEMS, MAX_PUSHES, MAX_STATES, MAX_WORK
 from stemma.backend.grammar.slices import CLASSES, LONGEST, touches
 
-_FIRST_STATES = 64
-_FIRST_ITEMS = 1024
+INFINITE = d.INFINITE
+_FIRST_STATES = 1024
+_FIRST_ITEMS = 4096
+_GROWTH = 4  # copying takes time in the middle of a mask
 
 
 class _Flags:
@@ -37,16 +39,16 @@ class CompiledDfa(Dfa):
 
     def _begin(self) -> None:
         self.net = self._net()
-        states, stacks = _FIRST_STATES, 64
+        states, stacks = _FIRST_STATES, 256
         width = self.table.shape[1]
         self.made = d.Made(
-            np.full((states, width), UNKNOWN, np.int32),
+            np.empty((states, width), np.int32),
             np.zeros(states + 1, np.int64),
-            np.zeros(_FIRST_ITEMS, np.int64),
-            np.zeros(states, np.int64),
+            np.empty(_FIRST_ITEMS, np.int64),
+            np.empty(states, np.int64),
             np.zeros(2 * states, np.int32),
             np.zeros(states, np.uint8),
-            np.full((states, len(CLASSES)), -1, np.int16),
+            np.empty((states, len(CLASSES)), np.int16),
             np.zeros((stacks, 3), np.int64),
             np.zeros(2 * stacks, np.int32),
         )
@@ -70,8 +72,11 @@ class CompiledDfa(Dfa):
 
     @property
     def nbytes(self) -> int:
-        arrays = chain(self.net, self.made, self.work)
-        return sum(array.nbytes for array in arrays) + self._nfa.nbytes
+        """What is in use; the rest of the arrays has no memory yet."""
+        n, made = self.work.numbers, self.made
+        of_states = made.table.shape[1] * 4 + 2 * len(CLASSES) + 8 + 8 + 1 + 8
+        held = of_states * int(n[d.STATES]) + 8 * int(n[d.ITEMS]) + 40 * int(n[d.STACKS])
+        return held + sum(array.nbytes for array in chain(self.net, self.work)) + self._nfa.nbytes
 
     def items_of(self, state: int) -> NDArray[np.int64]:
         return self.made.items[self.made.start[state] : self.made.start[state + 1]]
@@ -105,7 +110,8 @@ class CompiledDfa(Dfa):
             found = int(d.room(self.net, self.made, state, number))
         if found & d.INSIDE:
             return 0, False
-        return min(found & 0xFF, LONGEST), found & 0xFF == found >> 8
+        sure = found & 0x7F
+        return min(sure, LONGEST), sure == found >> 8 and sure <= LONGEST
 
     def grow(self, status: int) -> None:
         """Make room for what a compiled step has asked for. ConstraintError where there must not be more."""
@@ -113,31 +119,31 @@ class CompiledDfa(Dfa):
             self._refuse()
         made, work = self.made, self.work
         if status == d.MORE_STATES:
-            n = 2 * len(made.table)
+            n = _GROWTH * len(made.table)
             self.made = made = made._replace(
-                table=_longer(made.table, n, UNKNOWN),
-                start=_longer(made.start, n + 1, 0),
-                hashes=_longer(made.hashes, n, 0),
-                accepting=_longer(made.accepting, n, 0),
-                rooms=_longer(made.rooms, n, -1),
+                table=_longer(made.table, n),
+                start=_longer(made.start, n + 1),
+                hashes=_longer(made.hashes, n),
+                accepting=_longer(made.accepting, n),
+                rooms=_longer(made.rooms, n),
                 slots=np.zeros(2 * n, np.int32),
             )
             d.fill_slots(made.slots, made.hashes, work.numbers[d.STATES])
             self.accepting.array = made.accepting
             self.table = made.table
         elif status == d.MORE_ITEMS:
-            self.made = made._replace(items=_longer(made.items, 2 * len(made.items), 0))
+            self.made = made._replace(items=_longer(made.items, _GROWTH * len(made.items)))
         elif status == d.MORE_STACKS:
-            n = 2 * len(made.stacks)
+            n = _GROWTH * len(made.stacks)
             if n > 1 << d.STACK_BITS:
                 self._refuse()
-            self.made = made._replace(stacks=_longer(made.stacks, n, 0), stack_slots=np.zeros(2 * n, np.int32))
+            self.made = made._replace(stacks=_longer(made.stacks, n), stack_slots=np.zeros(2 * n, np.int32))
             held = int(work.numbers[d.STACKS])
             work.numbers[d.STACKS] = 0
             for stack in made.stacks[:held].tolist():
                 d.stack_of(self.made, work, *stack)
         else:
-            self.work = _scratch(work.numbers, 2 * len(work.todo), made.table.shape[1])
+            self.work = _scratch(work.numbers, _GROWTH * len(work.todo), made.table.shape[1])
 
     def _made_state(self, make: Callable[[], int]) -> int:
         while (state := int(make())) < DEAD:
@@ -218,8 +224,8 @@ def _deep(tree: Any) -> int:
     return touches([(low, min(high, 0x7F)) for low, high, rest in tree if rest is not None and low < 0x80])
 
 
-def _longer(array: NDArray, length: int, value: int) -> NDArray:
-    grown = np.full((length, *array.shape[1:]), value, array.dtype)
+def _longer(array: NDArray, length: int) -> NDArray:
+    grown = np.empty((length, *array.shape[1:]), array.dtype)
     grown[: len(array)] = array
     return grown
 

@@ -32,8 +32,9 @@ DONE, MORE_STATES, MORE_ITEMS, MORE_STACKS, MORE_SCRATCH, REFUSED = 0, 1, 2, 3, 
 STATES, ITEMS, STACKS, EFFORT, MARK, MAX_STATES, MAX_ITEMS, MAX_EFFORT, MAX_PUSHES = range(9)
 NUMBERS = 9
 
-INFINITE = 25  # characters, in rooms: more than any token of a class has
-INSIDE = 1 << 14
+INFINITE = 127  # characters, in rooms: more than any token of a class has
+INSIDE = 1 << 7
+_COUNTED = 25  # characters; longer ways are looked for without counting them
 _WITHOUT_COVERED = 4  # items; smaller sets are kept as they are
 
 
@@ -300,6 +301,8 @@ def interned(net: Net, made: Made, work: Work, n: int) -> Any:
     if begin + n > len(made.items):
         return -2 - MORE_ITEMS
     made.items[begin : begin + n] = items[:n]
+    made.table[state] = UNKNOWN
+    made.rooms[state] = -1
     made.start[state + 1] = begin + n
     made.hashes[state] = digest
     made.accepting[state] = items[0] == ACCEPT
@@ -536,7 +539,7 @@ def room(net: Net, made: Made, state: int, number: int) -> Any:
         if kind & FULL or (not kind & CONTINUES and net.covers[tree] >> number & 1):
             able = one + np.int64(net.sure[place, number])
             if left < 1 << 30:
-                able, target = one, place
+                able, target = np.int64(one), np.int64(place)
                 while able < INFINITE:
                     target = net.onward[target, number]
                     if target < 0 or able + 1 + net.to_end[target] > left:
@@ -561,11 +564,30 @@ def room(net: Net, made: Made, state: int, number: int) -> Any:
 
 @_compiled
 def _raise(of: NDArray[np.uint8], place: int, number: int, value: int) -> Any:
-    value = min(value, INFINITE)
+    value = min(value, _COUNTED)
     if value > of[place, number]:
         of[place, number] = value
         return True
     return False
+
+
+@_compiled
+def _followed(net: Net, number: int, place: int, length: NDArray[np.uint8]) -> Any:
+    """How many characters of the class there are on the way onward from the place, by and by. `length`: of the ways
+    that are known, 2 more than that; 1: on the way that is being followed."""
+    at, steps = np.int64(place), 0
+    while at >= 0 and length[at] == 0:
+        length[at] = 1
+        steps += 1
+        at = np.int64(net.onward[at, number])
+    loop = at >= 0 and length[at] == 1
+    ahead = steps - 1 if at < 0 else steps + np.int64(length[at]) - 2
+    at = np.int64(place)
+    for _ in range(steps):
+        length[at] = 2 + (INFINITE if loop else min(ahead, INFINITE))
+        ahead -= 1
+        at = np.int64(net.onward[at, number])
+    return length[place] - 2
 
 
 @_compiled
@@ -617,6 +639,14 @@ def static_rooms(net: Net, returns: NDArray[np.int32], barred: NDArray[np.uint8]
         for i in range(len(returns)):
             for c in range(classes):
                 changed |= _raise(most, returns[i, 0], c, np.int64(most[returns[i, 1], c]))
+    length = np.zeros(places, np.uint8)
+    for c in range(classes):
+        length[:] = 0
+        for p in range(places):
+            if most[p, c] == _COUNTED:
+                most[p, c] = INFINITE
+            if sure[p, c] == _COUNTED:
+                sure[p, c] = _followed(net, c, p, length)
     for p in range(places):
         if net.bound[p] >= 0 and net.is_end[p]:
             for c in range(classes):

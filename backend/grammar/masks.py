@@ -23,6 +23,8 @@ from stemma.backend.grammar.trie import TokenTrie, build_trie
 
 Row = NDArray[np.int32]
 
+SHORT = 16  # bytes; one token in fifty of a large vocabulary is longer
+
 
 class Walker(Protocol):
     """Walks `trie`. `fill` adds to `row` (int32[row_words]) the tokens in the nodes [start, stop), siblings and what
@@ -50,36 +52,47 @@ class NumbaWalker:
         self._compiled = compiled
         self._walk = walk
         self.narrow = walk.NARROW
-        classes = token_classes(vocab)
+        self._all = walk.joined([(-1, False, trie)], [], trie.row_words)
+        self._short, self._long = self._sorted(vocab, 1, SHORT), self._sorted(vocab, SHORT + 1, None)
+
+    def _sorted(self, vocab: Vocabulary, shortest: int, longest: int | None) -> Any:
+        classes = token_classes(vocab, shortest, longest, self._compiled.INFINITE)
         plain = frozenset[int]().union(*(known.ids for known in classes))
         parts = [(known.number, known.spaced, build_trie(vocab, only=known.ids)) for known in classes]
-        parts.append((-1, False, build_trie(vocab, without=plain)))
-        self._all = walk.joined([(-1, False, trie)], [], trie.row_words)
-        self._classes = walk.joined(parts, [known.rows for known in classes], trie.row_words)
+        parts.append((-1, False, build_trie(vocab, shortest=shortest, longest=longest, without=plain)))
+        return self._walk.joined(parts, [known.rows for known in classes], self.trie.row_words)
 
     def automaton(self, *what: Any, **options: Any) -> Dfa:
         return self._compiled.CompiledDfa(*what, **options)
 
     def fill(self, dfa: Dfa, state: int, start: int, stop: int, row: Row) -> None:
-        assert isinstance(dfa, self._compiled.CompiledDfa)
         states = np.empty(self.trie.max_depth + 1, np.int32)
-        with dfa.lock:
-            while status := self._walk.fill_nodes(
-                dfa.net, dfa.made, dfa.work, dfa.column, self._all, start, stop, state, states, row
-            ):
-                dfa.grow(status)
+        self._until_done(dfa, self._walk.fill_nodes, self._all, start, stop, state, states, row)
 
     def row(self, dfa: Dfa, state: int) -> Row:
-        assert isinstance(dfa, self._compiled.CompiledDfa)
-        states = np.empty(self.trie.max_depth + 1, np.int32)
         row = np.zeros(self.trie.row_words, np.int32)
-        with dfa.lock:
-            while status := self._walk.fill(
-                dfa.net, dfa.made, dfa.work, dfa.column, self._all, self._classes, self.narrow, state, states, row
-            ):
-                dfa.grow(status)
-                row[:] = 0
+        states = np.empty(self.trie.max_depth + 1, np.int32)
+        tries = (self._all, self._short, self._long, self.narrow)
+        self._until_done(dfa, self._walk.fill, *tries, state, states, row)
         return row
+
+    def short_row(self, dfa: Dfa, state: int) -> Row:
+        """The tokens of up to SHORT bytes that are allowed in `state`."""
+        row = np.zeros(self.trie.row_words, np.int32)
+        states = np.empty(self.trie.max_depth + 1, np.int32)
+        self._until_done(dfa, self._walk.fill_parts, self._short, state, states, row)
+        return row
+
+    def add_long(self, dfa: Dfa, state: int, row: Row) -> None:
+        """Add the other tokens that are allowed in `state`."""
+        states = np.empty(self.trie.max_depth + 1, np.int32)
+        self._until_done(dfa, self._walk.fill_parts, self._long, state, states, row)
+
+    def _until_done(self, dfa: Dfa, step: Any, *what: Any) -> None:
+        assert isinstance(dfa, self._compiled.CompiledDfa)
+        with dfa.lock:
+            while status := step(dfa.net, dfa.made, dfa.work, dfa.column, *what):
+                dfa.grow(status)
 
 
 class NumpyWalker:
@@ -176,7 +189,9 @@ def _default_kind() -> str:
 class MaskCache:
     """The rows of one automaton, least recently used first to go. Rows are read-only and may be held for ever.
 
-    States that agree for the length of the longest token share a row (`Dfa.shape`).
+    States that agree for the length of the longest token share a row (`Dfa.shape`). Nearly all tokens are short, so
+    where states are counted a row is made from the row of the short ones, shared by the many more states that agree for
+    SHORT bytes, and a walk over the few long ones.
     """
 
     def __init__(self, dfa: Dfa, vocab: Vocabulary, walker: Walker, max_bytes: int) -> None:
@@ -229,9 +244,22 @@ class MaskCache:
         return key
 
     def _compute(self, state: int) -> Row:
-        row = self._walker.row(self._dfa, state)
+        row = self._folded(state) if self._dfa.has_runs else None
+        if row is None:
+            row = self._walker.row(self._dfa, state)
         if self._dfa.accepting[state]:
             row |= self.eos_row
+        return row
+
+    def _folded(self, state: int) -> Row | None:
+        """The row by way of that of a state which agrees for short tokens, where there is one that stands for many."""
+        if not isinstance(self._walker, NumbaWalker) or (shape := self._dfa.shape(state, SHORT)) == state:
+            return None
+        row = self._find(("short", shape))
+        if row is None:
+            row = self._keep(("short", shape), self._walker.short_row(self._dfa, shape))
+        row = row.copy()
+        self._walker.add_long(self._dfa, state, row)
         return row
 
     def _with_bits(self, ids: list[int]) -> Row:

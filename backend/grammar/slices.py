@@ -19,7 +19,7 @@ from stemma.backend.grammar import charset
 from stemma.backend.grammar.base import Vocabulary
 from stemma.backend.grammar.charset import Ranges
 
-LONGEST = 24  # characters; longer tokens are in no class
+LONGEST = 24  # characters; up to so many the tokens of a class have a row for each number
 
 _CONTROL = ((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 _PYTHON_SPACE = ((0x85, 0x85),)
@@ -79,7 +79,7 @@ def _touched(low: int, high: int) -> int:
 
 class TokenClass(NamedTuple):
     """`ids`: tokens of class `number`, all behind one space if `spaced`. `rows[n]`: int32[row_words], those of up to n
-    characters (without that space)."""
+    characters (without that space), and behind `rows[LONGEST]` all."""
 
     number: int
     spaced: bool
@@ -87,13 +87,16 @@ class TokenClass(NamedTuple):
     rows: tuple[NDArray[np.int32], ...]
 
 
-def token_classes(vocab: Vocabulary) -> tuple[TokenClass, ...]:
-    """Each plain token is in the narrowest class that has all its characters, or all behind its first space."""
+def token_classes(
+    vocab: Vocabulary, shortest: int = 1, longest: int | None = None, characters: int = LONGEST
+) -> tuple[TokenClass, ...]:
+    """Each plain token (of `shortest` to `longest` bytes) is in the narrowest class that has all its characters, or all
+    behind its first space; but tokens of more than `characters` are in none."""
     points = ["".join(f"{_point(a)}-{_point(b)}" for a, b in of) for of in CLASSES]
     patterns = [re.compile(f"( ?)([{inside}]+)") for inside in points[:-1]] + [re.compile(f"()([{points[-1]}]+)")]
     members: dict[tuple[int, bool], list[tuple[int, int]]] = {}
     for i, text in enumerate(vocab.token_bytes[: vocab.size]):
-        if not text or i in vocab.eos_ids:
+        if not text or i in vocab.eos_ids or len(text) < shortest or (longest is not None and len(text) > longest):
             continue
         try:
             plain = text.decode()
@@ -102,7 +105,7 @@ def token_classes(vocab: Vocabulary) -> tuple[TokenClass, ...]:
         for number, pattern in enumerate(patterns):
             if match := pattern.fullmatch(plain):
                 length = match.end() - match.start(2)
-                if length <= LONGEST:
+                if length <= characters:
                     members.setdefault((number, match.end(1) > 0), []).append((i, length))
                 break
     return tuple(_class(*key, members[key], (vocab.size + 31) // 32) for key in sorted(members))
@@ -113,13 +116,12 @@ def _point(point: int) -> str:
 
 
 def _class(number: int, spaced: bool, members: list[tuple[int, int]], words: int) -> TokenClass:
-    allowed = np.zeros(words * 32, np.bool_)
-    rows = []
-    by_length: dict[int, list[int]] = {}
+    by_length: list[list[int]] = [[] for _ in range(LONGEST + 2)]
     for token, length in members:
-        by_length.setdefault(length, []).append(token)
-    for length in range(LONGEST + 1):
-        allowed[by_length.get(length, [])] = True
+        by_length[min(length, LONGEST + 1)].append(token)
+    rows, allowed = [], np.zeros(words * 32, np.bool_)
+    for tokens in by_length:
+        allowed[tokens] = True
         row = np.packbits(allowed, bitorder="little").view("<i4").astype(np.int32)
         row.flags.writeable = False
         rows.append(row)

@@ -27,6 +27,7 @@ from stemma.backend.grammar.determinise import (
     expand,
     room,
 )
+from stemma.backend.grammar.slices import LONGEST
 from stemma.backend.grammar.trie import TokenTrie
 
 NARROW = 6000  # nodes below the first bytes that are alive: so few are walked without sorting them into classes
@@ -36,8 +37,8 @@ class Tries(NamedTuple):
     """Several tries one behind the other; the arrays of `trie.TokenTrie`, and for each node and token its characters.
 
     `part`: int32[parts, 5], first node, stop, class (-1: none), whether its tokens all begin with a space (whose
-    node is left out, and not counted as a character), first row of `rows`. `rows`: int32[.., row_words], for each class and number of characters the tokens
-    of up to so many.
+    node is left out, and not counted as a character), first row of `rows`. `rows`: int32[.., row_words], for each class the tokens of up to 0, 1, … LONGEST
+    characters, and all.
     """
 
     byte: NDArray[np.uint8]
@@ -122,7 +123,7 @@ def _correct(
         rooms = np.int64(known[after, number])
         if rooms < 0:
             rooms = np.int64(room(net, made, after, number))
-        sure, most = rooms & 0xFF, (rooms & ~INSIDE) >> 8
+        sure, most = rooms & 0x7F, rooms >> 8
         if sure == INFINITE or sure == most:
             longest = 255 if sure == INFINITE else sure + np.int64(tries.chars[node])
             for i in range(tries.first[node], tries.first[tries.skip[node]]):
@@ -167,20 +168,92 @@ def fill_nodes(
 
 
 @_compiled
+def fill_parts(
+    net: Net,
+    made: Made,
+    work: Work,
+    column: NDArray[np.int16],
+    classes: Tries,
+    state: int,
+    states: NDArray[np.int32],
+    row: NDArray[np.int32],
+) -> Any:
+    """As `fill`, out of tokens that are sorted into classes."""
+    status = expand(net, made, work, state)
+    if status:
+        return status
+    table = made.table
+    inside = room(net, made, state, 0) & INSIDE
+    for p in range(len(classes.part)):
+        node, stop, number, spaced, first_row = classes.part[p]
+        if node >= stop:
+            continue
+        if number < 0:
+            states[0] = state
+            status = _walk(net, made, work, column, classes, node, stop, states, row)
+            if status:
+                return status
+            continue
+        if inside:
+            continue  # of a character: no token of a class begins there
+        begin = state
+        if spaced:
+            begin = table[state, column[32]]
+            if begin == DEAD:
+                continue
+            status = expand(net, made, work, begin)
+            if status:
+                return status
+        rooms = np.int64(room(net, made, begin, number))
+        sure, most = rooms & 0x7F, rooms >> 8
+        if sure == most or sure == INFINITE:
+            held = classes.rows[first_row + min(sure, LONGEST + 1)]
+            for i in range(len(row)):
+                row[i] |= held[i]
+            if LONGEST < sure < INFINITE:
+                for i in range(classes.first[node], classes.first[stop]):
+                    if classes.token_chars[i] > sure:
+                        token = classes.tokens[i]
+                        row[token >> 5] &= ~(np.int32(1) << np.int32(token & 31))
+            continue
+        allowed, at = 0, node
+        while at < stop:
+            after = table[begin, column[classes.byte[at]]]
+            below = classes.first[classes.skip[at]] - classes.first[at]
+            if after == DEAD:
+                allowed -= below
+            elif (room(net, made, after, number) & 0x7F) == INFINITE:
+                allowed += below
+            at = classes.skip[at]
+        full = allowed > 0
+        if full:
+            held = classes.rows[first_row + LONGEST + 1]
+            for i in range(len(row)):
+                row[i] |= held[i]
+        states[spaced] = begin
+        status = _correct(net, made, work, column, classes, number, full, node, stop, states, row)
+        if status:
+            return status
+    return DONE
+
+
+@_compiled
 def fill(
     net: Net,
     made: Made,
     work: Work,
     column: NDArray[np.int16],
     tries: Tries,
-    classes: Tries,
+    short: Tries,
+    long: Tries,
     narrow: int,
     state: int,
     states: NDArray[np.int32],
     row: NDArray[np.int32],
 ) -> Any:
-    """Set the bits of all tokens that may follow `state`, out of `tries` (all tokens) or `classes` (the same, sorted
-    into classes), if more than `narrow` nodes lie below the first bytes that are alive. `row` is clear. A status: if it is not DONE, `row` is of no use."""
+    """Set the bits of all tokens that may follow `state`, out of `tries` or, if more than `narrow` nodes lie there below
+    the first bytes that are alive, out of `short` and `long` (the same tokens, sorted into classes). Returns a status:
+    if it is not DONE, the same call again makes `row` complete."""
     status = expand(net, made, work, state)
     if status:
         return status
@@ -190,53 +263,14 @@ def fill(
         if table[state, column[tries.byte[node]]] >= 0:
             nodes += tries.skip[node] - node
         node = tries.skip[node]
-    states[0] = state
     if nodes < narrow or room(net, made, state, 0) & INSIDE:
+        states[0] = state
         return _walk(net, made, work, column, tries, 0, len(tries.byte), states, row)
-    for p in range(len(classes.part)):
-        node, stop, number, spaced, rows = classes.part[p]
-        if node >= stop:
-            continue
-        if number < 0:
-            states[0] = state
-            status = _walk(net, made, work, column, classes, node, stop, states, row)
-            if status:
-                return status
-            continue
-        begin = state
-        if spaced:
-            begin = table[state, column[32]]
-            if begin == DEAD:
-                continue
-            status = expand(net, made, work, begin)
-            if status:
-                return status
-        rooms = room(net, made, begin, number)
-        sure, most = rooms & 0xFF, rooms >> 8
-        if sure == most or sure == INFINITE:
-            held = classes.rows[rows + min(sure, INFINITE - 1)]
-            for i in range(len(row)):
-                row[i] |= held[i]
-            continue
-        allowed, at = 0, node
-        while at < stop:
-            after = table[begin, column[classes.byte[at]]]
-            below = classes.first[classes.skip[at]] - classes.first[at]
-            if after == DEAD:
-                allowed -= below
-            elif (room(net, made, after, number) & 0xFF) == INFINITE:
-                allowed += below
-            at = classes.skip[at]
-        full = allowed > 0
-        if full:
-            held = classes.rows[rows + INFINITE - 1]
-            for i in range(len(row)):
-                row[i] |= held[i]
-        states[spaced] = begin
-        status = _correct(net, made, work, column, classes, number, full, node, stop, states, row)
-        if status:
-            return status
-    return DONE
+    status = fill_parts(net, made, work, column, short, state, states, row)
+    if status:
+        return status
+    return fill_parts(net, made, work, column, long, state, states, row)
+
 
 
 def joined(parts: Sequence[tuple[int, bool, TokenTrie]], rows: Sequence[Sequence[NDArray[np.int32]]], words: int) -> Tries:
