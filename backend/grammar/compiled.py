@@ -14,7 +14,7 @@ from stemma.backend.grammar.automaton import DEAD, Dfa
 from stemma.backend.grammar.limits import MAX_ITEMS, MAX_PUSHES, MAX_STATES, MAX_WORK
 from stemma.backend.grammar.slices import CLASSES, LONGEST, touches
 
-INFINITE = d.INFINITE
+LONGEST_TOKEN = d.INFINITE - 1  # characters of tokens that are in classes
 _FIRST_STATES = 1024
 _FIRST_ITEMS = 4096
 _GROWTH = 4  # copying takes time in the middle of a mask
@@ -38,7 +38,9 @@ class CompiledDfa(Dfa):
     accepting: Any
 
     def _begin(self) -> None:
-        self.net = self._net()
+        self.net = self._net({})
+        if loops := self._loops_of_many():
+            self.net = self._net(loops)
         states, stacks = _FIRST_STATES, 256
         width = self.table.shape[1]
         self.made = d.Made(
@@ -48,13 +50,14 @@ class CompiledDfa(Dfa):
             np.empty(states, np.int64),
             np.zeros(2 * states, np.int32),
             np.zeros(states, np.uint8),
-            np.empty((states, len(CLASSES)), np.int16),
+            np.empty((states, len(CLASSES)), np.int32),
             np.zeros((stacks, 3), np.int64),
             np.zeros(2 * stacks, np.int32),
         )
         numbers = np.zeros(d.NUMBERS, np.int64)
         numbers[d.MAX_STATES], numbers[d.MAX_ITEMS] = MAX_STATES, MAX_ITEMS
         numbers[d.MAX_EFFORT], numbers[d.MAX_PUSHES] = MAX_WORK, MAX_PUSHES
+        numbers[d.CONTROLS] = any(low < 0x20 for tree in self._nfa.trees for low, _, _ in tree)
         self.work = _scratch(numbers, 256, width)
         self.accepting = _Flags(self.made.accepting)
         self.table = self.made.table
@@ -74,7 +77,7 @@ class CompiledDfa(Dfa):
     def nbytes(self) -> int:
         """What is in use; the rest of the arrays has no memory yet."""
         n, made = self.work.numbers, self.made
-        of_states = made.table.shape[1] * 4 + 2 * len(CLASSES) + 8 + 8 + 1 + 8
+        of_states = made.table.shape[1] * 4 + 4 * len(CLASSES) + 8 + 8 + 1 + 8
         held = of_states * int(n[d.STATES]) + 8 * int(n[d.ITEMS]) + 40 * int(n[d.STACKS])
         return held + sum(array.nbytes for array in chain(self.net, self.work)) + self._nfa.nbytes
 
@@ -110,8 +113,8 @@ class CompiledDfa(Dfa):
             found = int(d.room(self.net, self.made, state, number))
         if found & d.INSIDE:
             return 0, False
-        sure = found & 0x7F
-        return min(sure, LONGEST), sure == found >> 8 and sure <= LONGEST
+        sure = found & d.SURE
+        return min(sure, LONGEST), sure == found >> d.MOST and sure <= LONGEST
 
     def grow(self, status: int) -> None:
         """Make room for what a compiled step has asked for. ConstraintError where there must not be more."""
@@ -150,9 +153,51 @@ class CompiledDfa(Dfa):
             self.grow(-2 - state)
         return state
 
-    def _net(self) -> d.Net:
+    def _loops_of_many(self) -> dict[int, int]:
+        """Places where any characters of some classes may follow without end, but by several edges for each class: bits
+        of the classes. What is left when all that leads elsewhere has been struck out, again and again."""
+        nfa, net = self._nfa, self.net
+        found: dict[int, int] = {}
+        for place, edges in enumerate(nfa.edges):
+            if len(edges) > 1 and net.bound[place] < 0:
+                trees = frozenset([tree for tree, _ in edges])
+                if many := nfa.covered_together(trees):
+                    found[place] = many
+        changed = True
+        while changed:
+            changed = False
+            for place, bits in list(found.items()):
+                left = bits
+                for tree, target in nfa.edges[place]:
+                    touched = int(net.touches[tree]) & left
+                    if touched:
+                        left &= ~touched | self._endless(target, found)
+                if left != bits:
+                    changed = True
+                    if left:
+                        found[place] = left
+                    else:
+                        del found[place]
+        return found
+
+    def _endless(self, place: int, found: dict[int, int]) -> int:
+        todo, seen, bits = [place], {place}, 0
+        while todo:
+            at = todo.pop()
+            bits |= found.get(at, 0)
+            bits |= sum(1 << c for c, sure in enumerate(self.net.sure[at].tolist()) if sure == d.INFINITE)
+            new = [to for to in self._nfa.empty[at] if to not in seen]
+            seen.update(new)
+            todo += new
+        return bits
+
+    def _net(self, loops: dict[int, int]) -> d.Net:
+        """`loops`: what `_loops_of_many` has found. Each such place has an edge without moves, whose tree says so."""
         nfa = self._nfa
         places, trees = len(nfa.edges), len(nfa.trees)
+        edges, kinds = nfa.edges, sorted(set(loops.values()))
+        if loops:
+            edges = [[*row, (trees + kinds.index(loops[p]), p)] if p in loops else row for p, row in enumerate(edges)]
         calls = [nfa.calls.get(place, ()) for place in range(places)] if nfa.calls else [()] * places
         bounds = list({id(bound): bound for bound in nfa.bounds.values()}.values())
         number = {id(bound): i for i, bound in enumerate(bounds)}
@@ -170,9 +215,8 @@ class CompiledDfa(Dfa):
             single[column] = byte
         is_end = np.zeros(places, np.uint8)
         is_end[[1, *nfa.ends]] = 1
-        kinds = [_kind(tree) for tree in nfa.trees]
         net = d.Net(
-            *_rows(nfa.edges, 2),
+            *_rows(edges, 2),
             *_rows(nfa.empty, 0),
             *_rows(calls, 2),
             is_end,
@@ -181,13 +225,13 @@ class CompiledDfa(Dfa):
             bound,
             to_end,
             np.array([(b.high, b.longest) for b in bounds], np.int32).reshape(-1, 2),
-            *_rows(self._moves, 3),
+            *_rows([*self._moves, *[()] * len(kinds)], 3),
             np.array([tuple(run) for run in nfa.runs], np.int64).reshape(-1, 4),
             single,
-            np.array([*self._covers, *[0] * (trees - len(self._covers))], np.int32),
-            np.array([*self._touches, *[0] * (trees - len(self._touches))], np.int32),
-            np.array([_deep(tree) for tree in nfa.trees], np.int32),
-            np.array(kinds, np.uint8),
+            np.array([*self._covers, *[0] * (trees - len(self._covers)), *kinds], np.int32),
+            np.array([*self._touches, *[0] * (trees + len(kinds) - len(self._touches))], np.int32),
+            np.array([*map(_deep, nfa.trees), *[0] * len(kinds)], np.int32),
+            np.array([*map(_kind, nfa.trees), *[0] * len(kinds)], np.uint8),
             *(np.zeros((places, len(CLASSES)), np.uint8) for _ in range(2)),
             np.zeros((len(bounds), len(CLASSES)), np.uint8),
             np.full((places, len(CLASSES)), -1, np.int32),

@@ -28,12 +28,14 @@ LOW_MASK = (1 << STACK_SHIFT) - 1
 
 DONE, MORE_STATES, MORE_ITEMS, MORE_STACKS, MORE_SCRATCH, REFUSED = 0, 1, 2, 3, 4, 5
 
-# In `Work.numbers`.
-STATES, ITEMS, STACKS, EFFORT, MARK, MAX_STATES, MAX_ITEMS, MAX_EFFORT, MAX_PUSHES = range(9)
-NUMBERS = 9
+# In `Work.numbers`. CONTROLS: whether any text has a byte below 0x20.
+STATES, ITEMS, STACKS, EFFORT, MARK, MAX_STATES, MAX_ITEMS, MAX_EFFORT, MAX_PUSHES, CONTROLS = range(10)
+NUMBERS = 10
 
-INFINITE = 127  # characters, in rooms: more than any token of a class has
-INSIDE = 1 << 7
+INFINITE = 255  # characters, in rooms: more than any token of a class has
+SURE = 0xFF
+INSIDE = 1 << 8
+MOST = 9  # how far `most` is shifted
 _COUNTED = 25  # characters; longer ways are looked for without counting them
 _WITHOUT_COVERED = 4  # items; smaller sets are kept as they are
 
@@ -78,7 +80,7 @@ class Made(NamedTuple):
     hashes: NDArray[np.int64]
     slots: NDArray[np.int32]
     accepting: NDArray[np.uint8]
-    rooms: NDArray[np.int16]  # [states, classes], -1: not known; else sure | most << 8
+    rooms: NDArray[np.int32]  # [states, classes], -1: not known; else as `room` gives it
     stacks: NDArray[np.int64]  # [stacks, 3]
     stack_slots: NDArray[np.int32]
 
@@ -514,7 +516,7 @@ def run(net: Net, made: Made, work: Work, column: NDArray[np.int16], state: int,
 
 @_compiled
 def room(net: Net, made: Made, state: int, number: int) -> Any:
-    """sure | most << 8: any text of up to `sure` characters of class `number` may follow, and none of more than `most`
+    """sure | most << MOST: any text of up to `sure` characters of class `number` may follow, and none of more than `most`
     (INFINITE: as many as a token may have). | INSIDE: in the middle of a character; they are counted behind that one."""
     known = made.rooms[state, number]
     if known >= 0:
@@ -557,7 +559,7 @@ def room(net: Net, made: Made, state: int, number: int) -> Any:
     most = max(sure, min(most, INFINITE))
     if inside and not ends_well:
         sure, most = 0, max(most, 1)
-    made.rooms[state, number] = sure | most << 8 | (INSIDE if inside else 0)
+    made.rooms[state, number] = sure | most << MOST | (INSIDE if inside else 0)
     return made.rooms[state, number]
 
 
@@ -572,7 +574,7 @@ def _raise(of: NDArray[np.uint8], place: int, number: int, value: int) -> Any:
 
 
 @_compiled
-def _followed(net: Net, number: int, place: int, length: NDArray[np.uint8]) -> Any:
+def _followed(net: Net, number: int, place: int, length: NDArray[np.int16]) -> Any:
     """How many characters of the class there are on the way onward from the place, by and by. `length`: of the ways
     that are known, 2 more than that; 1: on the way that is being followed."""
     at, steps = np.int64(place), 0
@@ -639,7 +641,7 @@ def static_rooms(net: Net, returns: NDArray[np.int32], barred: NDArray[np.uint8]
         for i in range(len(returns)):
             for c in range(classes):
                 changed |= _raise(most, returns[i, 0], c, np.int64(most[returns[i, 1], c]))
-    length = np.zeros(places, np.uint8)
+    length = np.zeros(places, np.int16)
     for c in range(classes):
         length[:] = 0
         for p in range(places):

@@ -52,14 +52,17 @@ class NumbaWalker:
         self._compiled = compiled
         self._walk = walk
         self.narrow = walk.NARROW
-        self._all = walk.joined([(-1, False, trie)], [], trie.row_words)
+        self._all = walk.joined([(walk.PLAIN, False, trie)], [], trie.row_words)
         self._short, self._long = self._sorted(vocab, 1, SHORT), self._sorted(vocab, SHORT + 1, None)
 
     def _sorted(self, vocab: Vocabulary, shortest: int, longest: int | None) -> Any:
-        classes = token_classes(vocab, shortest, longest, self._compiled.INFINITE)
+        classes = token_classes(vocab, shortest, longest, self._compiled.LONGEST_TOKEN)
         plain = frozenset[int]().union(*(known.ids for known in classes))
         parts = [(known.number, known.spaced, build_trie(vocab, only=known.ids)) for known in classes]
-        parts.append((-1, False, build_trie(vocab, shortest=shortest, longest=longest, without=plain)))
+        control = frozenset(i for i, text in enumerate(vocab.token_bytes) if text and min(text) < 0x20)
+        inside, others = control - plain, control | plain
+        parts.append((self._walk.CONTROL, False, build_trie(vocab, shortest=shortest, longest=longest, only=inside)))
+        parts.append((self._walk.PLAIN, False, build_trie(vocab, shortest=shortest, longest=longest, without=others)))
         return self._walk.joined(parts, [known.rows for known in classes], self.trie.row_words)
 
     def automaton(self, *what: Any, **options: Any) -> Dfa:

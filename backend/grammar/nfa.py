@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stemma.backend.grammar import ir
-from stemma.backend.grammar.charset import ALL, ByteTree, byte_tree
+from stemma.backend.grammar import charset, ir
+from stemma.backend.grammar.charset import ALL, ByteTree, Ranges, byte_tree
 from stemma.backend.grammar.json_text import quoted_tree
 from stemma.backend.grammar.limits import Deadline
 from stemma.backend.grammar.slices import covers
@@ -63,6 +63,8 @@ class Nfa:
         self.rule_spans: list[tuple[int, int]] = []  # of each rule: its first and last place
         self.trees: list[ByteTree] = []
         self.covers: dict[int, int] = {}  # which classes of `slices` lie in a tree's characters
+        self._ranges: dict[int, Ranges] = {}  # of the trees that stand for characters
+        self._together: dict[frozenset[int], int] = {}
         self.runs: list[Run] = []  # disjoint, in order
         self._tree_ids: dict[int, int] = {}
         self._bytes: list[int | None] = [None] * 256
@@ -131,9 +133,20 @@ class Nfa:
         for edges in self.edges:
             edges[:] = [(tree, target) for tree, target in edges if target in live]
         if alphabet != ALL_BYTES:
-            self.covers = {}
+            self.covers, self._ranges = {}, {}
         self.trees = trees
         self._tree_ids = {id(tree): i for i, tree in enumerate(trees)}
+
+    def covered_together(self, trees: frozenset[int]) -> int:
+        """Which classes of `slices` lie in the characters of these trees, but in those of no single one."""
+        known = self._together.get(trees)
+        if known is None:
+            found = [self._ranges[tree] for tree in trees if tree in self._ranges]
+            together = covers(charset.ranges(pair for of in found for pair in of)) if len(found) > 1 else 0
+            for tree in trees:
+                together &= ~self.covers.get(tree, 0)
+            known = self._together[trees] = together
+        return known
 
     def _build(self, node: ir.Node, start: int, end: int) -> None:
         """Add paths for `node`. May add moves out of `start` and into `end`, never into `start` or out of `end`."""
@@ -142,6 +155,7 @@ class Nfa:
             number = self.tree(tree)
             if number not in self.covers:
                 self.covers[number] = covers(node.ranges)
+                self._ranges[number] = node.ranges
             self.edges[start].append((number, end))
         elif isinstance(node, ir.Words):
             self._words(node.words, start, end)
