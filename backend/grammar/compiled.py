@@ -13,23 +13,26 @@ from stemma.backend.grammar import determinise as d
 from stemma.backend.grammar.automaton import DEAD, Dfa
 from stemma.backend.grammar.limits import MAX_ITEMS, MAX_PUSHES, MAX_STATES, MAX_WORK
 from stemma.backend.grammar.slices import CLASSES, LONGEST, touches
+from stemma.lang.errors import ConstraintError
 
 LONGEST_TOKEN = d.INFINITE - 1  # characters of tokens that are in classes
 _FIRST_STATES = 1024
 _FIRST_ITEMS = 4096
+_FIRST_STACKS = 256
+_FIRST_SCRATCH = 1024  # above the number of columns
 _GROWTH = 4  # copying takes time in the middle of a mask
 
 
 class _Flags:
-    """Reads uint8[n] as bools. The array may be replaced by a larger one at any time."""
+    """Which states accept. The array may be replaced by a larger one at any time."""
 
-    __slots__ = ("array",)
+    __slots__ = ("states",)
 
-    def __init__(self, array: NDArray[np.uint8]) -> None:
-        self.array = array
+    def __init__(self, states: NDArray[np.int64]) -> None:
+        self.states = states
 
     def __getitem__(self, index: int) -> bool:
-        return bool(self.array[index])
+        return bool(self.states[index, d.ACCEPTING])
 
 
 class CompiledDfa(Dfa):
@@ -38,55 +41,53 @@ class CompiledDfa(Dfa):
     accepting: Any
 
     def _begin(self) -> None:
-        self.net = self._net({})
-        if loops := self._loops_of_many():
-            self.net = self._net(loops)
-        states, stacks = _FIRST_STATES, 256
         width = self.table.shape[1]
-        self.made = d.Made(
-            np.empty((states, width), np.int32),
-            np.zeros(states + 1, np.int64),
-            np.empty(_FIRST_ITEMS, np.int64),
-            np.empty(states, np.int64),
-            np.zeros(2 * states, np.int32),
-            np.zeros(states, np.uint8),
-            np.empty((states, len(CLASSES)), np.int32),
-            np.zeros((stacks, 3), np.int64),
-            np.zeros(2 * stacks, np.int32),
-        )
         numbers = np.zeros(d.NUMBERS, np.int64)
         numbers[d.MAX_STATES], numbers[d.MAX_ITEMS] = MAX_STATES, MAX_ITEMS
         numbers[d.MAX_EFFORT], numbers[d.MAX_PUSHES] = MAX_WORK, MAX_PUSHES
         numbers[d.CONTROLS] = any(low < 0x20 for tree in self._nfa.trees for low, _, _ in tree)
-        self.work = _scratch(numbers, 256, width)
-        self.accepting = _Flags(self.made.accepting)
-        self.table = self.made.table
-        d.stack_of(self.made, self.work, 1, 0, 0)
-        self._made_state(lambda: d.start_state(self.net, self.made, self.work))
+        net = self._net({})
+        if loops := self._loops_of_many(net):
+            net = self._net(loops)
+        self.arrays = d.Arrays(
+            net,
+            np.empty((_FIRST_STATES, width), np.int32),
+            np.empty((_FIRST_STATES, d.STATE_WIDTH), np.int64),
+            np.empty(_FIRST_ITEMS, np.int64),
+            np.zeros(2 * _FIRST_STATES, np.int32),
+            np.empty((_FIRST_STACKS, 3), np.int64),
+            np.zeros(2 * _FIRST_STACKS, np.int32),
+            numbers,
+            np.zeros((d.SCRATCH, _FIRST_SCRATCH), np.int64),
+        )
+        self.accepting = _Flags(self.arrays.states)
+        self.table = self.arrays.table
+        self._made_state(d.start_state)
 
     @property
     def crowded(self) -> bool:
-        n = self.work.numbers
+        n = self.arrays.numbers
         return max(n[d.STATES] / MAX_STATES, n[d.ITEMS] / MAX_ITEMS, n[d.EFFORT] / MAX_WORK) > 0.5
 
     @property
     def matches_nothing(self) -> bool:
-        return self.work.numbers[d.STATES] == 0
+        return self.arrays.numbers[d.STATES] == 0
 
     @property
     def nbytes(self) -> int:
         """What is in use; the rest of the arrays has no memory yet."""
-        n, made = self.work.numbers, self.made
-        of_states = made.table.shape[1] * 4 + 4 * len(CLASSES) + 8 + 8 + 1 + 8
-        held = of_states * int(n[d.STATES]) + 8 * int(n[d.ITEMS]) + 40 * int(n[d.STACKS])
-        return held + sum(array.nbytes for array in chain(self.net, self.work)) + self._nfa.nbytes
+        a = self.arrays
+        used = (a.numbers[d.STATES], a.numbers[d.ITEMS], a.numbers[d.STACKS])
+        held = int(np.dot(used, (4 * a.table.shape[1] + 8 * d.STATE_WIDTH, 8, 24)))
+        return held + sum(array.nbytes for array in (a.net, a.slots, a.stack_slots, a.scratch)) + self._nfa.nbytes
 
     def items_of(self, state: int) -> NDArray[np.int64]:
-        return self.made.items[self.made.start[state] : self.made.start[state + 1]]
+        states = self.arrays.states
+        return self.arrays.items[states[state, d.START] : states[state, d.STOP]]
 
     def expand(self, state: int) -> NDArray[np.int32]:
         with self.lock:
-            while status := d.expand(self.net, self.made, self.work, state):
+            while status := d.expand(self.arrays, state):
                 self.grow(status)
             return self.table[state]
 
@@ -94,13 +95,13 @@ class CompiledDfa(Dfa):
         if not self.has_runs:
             return state
         with self.lock:
-            return self._made_state(lambda: d.shaped(self.net, self.made, self.work, state, horizon))
+            return self._made_state(d.shaped, state, horizon)
 
     def forced_bytes(self, state: int, limit: int) -> bytes:
         text = np.empty(limit, np.uint8)
         with self.lock:
             while True:
-                n, status = d.forced(self.net, self.made, self.work, state, text)
+                n, status = d.forced(self.arrays, state, text)
                 if not status:
                     return text[:n].tobytes()
                 self.grow(status)
@@ -110,7 +111,7 @@ class CompiledDfa(Dfa):
 
     def room(self, state: int, number: int) -> tuple[int, bool]:
         with self.lock:
-            found = int(d.room(self.net, self.made, state, number))
+            found = int(d.room(self.arrays, state, number))
         if found & d.INSIDE:
             return 0, False
         sure = found & d.SURE
@@ -120,46 +121,40 @@ class CompiledDfa(Dfa):
         """Make room for what a compiled step has asked for. ConstraintError where there must not be more."""
         if status == d.REFUSED:
             self._refuse()
-        made, work = self.made, self.work
+        a = self.arrays
         if status == d.MORE_STATES:
-            n = _GROWTH * len(made.table)
-            self.made = made = made._replace(
-                table=_longer(made.table, n),
-                start=_longer(made.start, n + 1),
-                hashes=_longer(made.hashes, n),
-                accepting=_longer(made.accepting, n),
-                rooms=_longer(made.rooms, n),
-                slots=np.zeros(2 * n, np.int32),
-            )
-            d.fill_slots(made.slots, made.hashes, work.numbers[d.STATES])
-            self.accepting.array = made.accepting
-            self.table = made.table
+            n = _GROWTH * len(a.table)
+            states, slots = _longer(a.states, n), np.zeros(2 * n, np.int32)
+            d.fill_slots(slots, states, a.numbers[d.STATES])
+            self.arrays = a._replace(table=_longer(a.table, n), states=states, slots=slots)
+            self.accepting.states = states
+            self.table = self.arrays.table
         elif status == d.MORE_ITEMS:
-            self.made = made._replace(items=_longer(made.items, _GROWTH * len(made.items)))
+            self.arrays = a._replace(items=_longer(a.items, _GROWTH * len(a.items)))
         elif status == d.MORE_STACKS:
-            n = _GROWTH * len(made.stacks)
+            n = _GROWTH * len(a.stacks)
             if n > 1 << d.STACK_BITS:
                 self._refuse()
-            self.made = made._replace(stacks=_longer(made.stacks, n), stack_slots=np.zeros(2 * n, np.int32))
-            held = int(work.numbers[d.STACKS])
-            work.numbers[d.STACKS] = 0
-            for stack in made.stacks[:held].tolist():
-                d.stack_of(self.made, work, *stack)
+            stacks, slots = _longer(a.stacks, n), np.zeros(2 * n, np.int32)
+            d.fill_stack_slots(slots, stacks, a.numbers[d.STACKS])
+            self.arrays = a._replace(stacks=stacks, stack_slots=slots)
         else:
-            self.work = _scratch(work.numbers, _GROWTH * len(work.todo), made.table.shape[1])
+            self.arrays = a._replace(scratch=np.zeros((d.SCRATCH, _GROWTH * a.scratch.shape[1]), np.int64))
 
-    def _made_state(self, make: Callable[[], int]) -> int:
-        while (state := int(make())) < DEAD:
+    def _made_state(self, make: Callable[..., int], *what: int) -> int:
+        while (state := int(make(self.arrays, *what))) < DEAD:
             self.grow(-2 - state)
         return state
 
-    def _loops_of_many(self) -> dict[int, int]:
+    def _loops_of_many(self, net: NDArray[np.int32]) -> dict[int, int]:
         """Places where any characters of some classes may follow without end, but by several edges for each class: bits
         of the classes. What is left when all that leads elsewhere has been struck out, again and again."""
-        nfa, net = self._nfa, self.net
+        nfa = self._nfa
+        touches = net[net[d.TOUCHES] : net[d.DEEP]].tolist()
+        sure = net[net[d.SURELY] : net[d.ONWARD]].reshape(-1, len(CLASSES))
         found: dict[int, int] = {}
         for place, edges in enumerate(nfa.edges):
-            if len(edges) > 1 and net.bound[place] < 0:
+            if len(edges) > 1 and place not in nfa.bounds:
                 trees = frozenset([tree for tree, _ in edges])
                 if many := nfa.covered_together(trees):
                     found[place] = many
@@ -169,9 +164,9 @@ class CompiledDfa(Dfa):
             for place, bits in list(found.items()):
                 left = bits
                 for tree, target in nfa.edges[place]:
-                    touched = int(net.touches[tree]) & left
+                    touched = touches[tree] & left
                     if touched:
-                        left &= ~touched | self._endless(target, found)
+                        left &= ~touched | self._endless(target, found, sure)
                 if left != bits:
                     changed = True
                     if left:
@@ -180,72 +175,74 @@ class CompiledDfa(Dfa):
                         del found[place]
         return found
 
-    def _endless(self, place: int, found: dict[int, int]) -> int:
+    def _endless(self, place: int, found: dict[int, int], sure: NDArray[np.int32]) -> int:
         todo, seen, bits = [place], {place}, 0
         while todo:
             at = todo.pop()
             bits |= found.get(at, 0)
-            bits |= sum(1 << c for c, sure in enumerate(self.net.sure[at].tolist()) if sure == d.INFINITE)
+            bits |= sum(1 << c for c, n in enumerate(sure[at].tolist()) if n == d.INFINITE)
             new = [to for to in self._nfa.empty[at] if to not in seen]
             seen.update(new)
             todo += new
         return bits
 
-    def _net(self, loops: dict[int, int]) -> d.Net:
+    def _net(self, loops: dict[int, int]) -> NDArray[np.int32]:
         """`loops`: what `_loops_of_many` has found. Each such place has an edge without moves, whose tree says so."""
         nfa = self._nfa
         places, trees = len(nfa.edges), len(nfa.trees)
+        if places > d.PLACE_MASK or trees >= d.TREE_MASK >> d.PLACE_BITS:
+            raise ConstraintError(f"the constraint needs {places} places and {trees} sets of characters: too many")
         edges, kinds = nfa.edges, sorted(set(loops.values()))
         if loops:
             edges = [[*row, (trees + kinds.index(loops[p]), p)] if p in loops else row for p, row in enumerate(edges)]
         calls = [nfa.calls.get(place, ()) for place in range(places)] if nfa.calls else [()] * places
         bounds = list({id(bound): bound for bound in nfa.bounds.values()}.values())
         number = {id(bound): i for i, bound in enumerate(bounds)}
-        bound = np.full(places, -1, np.int32)
-        to_end = np.zeros(places, np.int32)
+        blocks, bound = np.full(places, -1, np.int32), np.full(places, -1, np.int32)
+        to_end, is_end, barred = (np.zeros(places, np.int32) for _ in range(3))
         for place, of in nfa.bounds.items():
             bound[place], to_end[place] = number[id(of)], of.to_end[place]
-        blocks = np.full(places if nfa.blocks else 0, -1, np.int32)
-        barred = np.zeros(places, np.uint8)
         for block, blocked in nfa.blocks.items():
             blocks[block] = blocked
             barred[blocked] = 1
-        single = np.full(self.table.shape[1], -1, np.int16)
+        is_end[[1, *nfa.ends]] = 1
+        single = np.full(self.table.shape[1], -1, np.int32)
         for column, byte in self._only_byte.items():
             single[column] = byte
-        is_end = np.zeros(places, np.uint8)
-        is_end[[1, *nfa.ends]] = 1
-        net = d.Net(
+        extra = [0] * len(kinds)
+        per_place, per_bound = places * len(CLASSES), len(bounds) * len(CLASSES)
+        parts = [
             *_rows(edges, 2),
             *_rows(nfa.empty, 0),
             *_rows(calls, 2),
+            *_rows([*self._moves, *[()] * len(kinds)], 3),
             is_end,
-            np.zeros(places, np.uint8),
+            np.zeros(places, np.int32),
             blocks,
             bound,
             to_end,
-            np.array([(b.high, b.longest) for b in bounds], np.int32).reshape(-1, 2),
-            *_rows([*self._moves, *[()] * len(kinds)], 3),
-            np.array([tuple(run) for run in nfa.runs], np.int64).reshape(-1, 4),
+            [n for b in bounds for n in (b.high, b.longest)],
+            [n for run in nfa.runs for n in run],
             single,
-            np.array([*self._covers, *[0] * (trees - len(self._covers)), *kinds], np.int32),
-            np.array([*self._touches, *[0] * (trees + len(kinds) - len(self._touches))], np.int32),
-            np.array([*map(_deep, nfa.trees), *[0] * len(kinds)], np.int32),
-            np.array([*map(_kind, nfa.trees), *[0] * len(kinds)], np.uint8),
-            *(np.zeros((places, len(CLASSES)), np.uint8) for _ in range(2)),
-            np.zeros((len(bounds), len(CLASSES)), np.uint8),
-            np.full((places, len(CLASSES)), -1, np.int32),
-        )
+            [*self._covers, *[0] * (trees - len(self._covers)), *kinds],
+            [*self._touches, *[0] * (trees - len(self._touches)), *extra],
+            [*map(_deep, nfa.trees), *extra],
+            [*map(_kind, nfa.trees), *extra],
+            np.zeros(per_place, np.int32),
+            np.full(per_place, -1, np.int32),
+            np.zeros(per_place, np.int32),
+            np.zeros(per_bound, np.int32),
+        ]
+        assert len(parts) == d.PARTS
+        total = sum(len(row) for row in nfa.calls.values())
+        header = np.array([*accumulate(map(len, parts), initial=d.PARTS + 4)], np.int32)
+        rest = np.array([places, total, len(nfa.runs), bool(nfa.blocks)], np.int32)
+        net = np.concatenate([header[:-1], rest, *(np.asarray(part, np.int32) for part in parts)])
         d.find_back_ends(net, np.zeros(places, np.int32), np.zeros(places, np.int32))
-        end_of = {start: end for start, end in nfa.rule_spans}
+        end_of = dict(nfa.rule_spans)
         returns = {(end_of[start], back) for row in nfa.calls.values() for start, back in row}
         d.static_rooms(net, np.array(sorted(returns), np.int32).reshape(-1, 2), barred)
         return net
-
-
-def fits(dfa_places: int, trees: int) -> bool:
-    """Whether an automaton of this size fits the compiled items."""
-    return dfa_places < 1 << d.PLACE_BITS and trees < 1 << d.TREE_BITS
 
 
 def _rows(rows: Sequence[Any], width: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -254,7 +251,7 @@ def _rows(rows: Sequence[Any], width: int) -> tuple[NDArray[np.int32], NDArray[n
     if not width:
         return first, np.fromiter(chain.from_iterable(rows), np.int32, int(first[-1]))
     flat = chain.from_iterable(chain.from_iterable(rows))
-    return first, np.fromiter(flat, np.int32, width * int(first[-1])).reshape(-1, width)
+    return first, np.fromiter(flat, np.int32, width * int(first[-1]))
 
 
 def _kind(tree: Any) -> int:
@@ -272,15 +269,3 @@ def _longer(array: NDArray, length: int) -> NDArray:
     grown = np.empty((length, *array.shape[1:]), array.dtype)
     grown[: len(array)] = array
     return grown
-
-
-def _scratch(numbers: NDArray[np.int64], size: int, width: int) -> d.Work:
-    return d.Work(
-        numbers,
-        np.zeros(size, np.int64),
-        np.zeros(2 * size, np.int64),
-        np.zeros(4 * size, np.int64),
-        np.zeros(4 * size, np.int64),
-        np.zeros(8 * size, np.int64),
-        np.zeros((width + 1, 4), np.int64),
-    )

@@ -16,6 +16,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from stemma.backend.grammar.slices import CLASSES
+
 DEAD, UNKNOWN = -1, -2
 ACCEPT = -1
 FREE = -1  # a count that does not matter within the horizon
@@ -28,7 +30,7 @@ LOW_MASK = (1 << STACK_SHIFT) - 1
 
 DONE, MORE_STATES, MORE_ITEMS, MORE_STACKS, MORE_SCRATCH, REFUSED = 0, 1, 2, 3, 4, 5
 
-# In `Work.numbers`. CONTROLS: whether any text has a byte below 0x20.
+# In `Arrays.numbers`. CONTROLS: whether any text has a byte below 0x20.
 STATES, ITEMS, STACKS, EFFORT, MARK, MAX_STATES, MAX_ITEMS, MAX_EFFORT, MAX_PUSHES, CONTROLS = range(10)
 NUMBERS = 10
 
@@ -40,62 +42,62 @@ _COUNTED = 25  # characters; longer ways are looked for without counting them
 _WITHOUT_COVERED = 4  # items; smaller sets are kept as they are
 
 
-class Net(NamedTuple):
-    """The nondeterministic automaton. Rows of `first_…` say where in the array behind it a place's (or tree's) part
-    begins. `move`: int32[moves, 3], the columns from and to, and the subtree or -1. `run`: int64[runs, 4], first place,
-    stop, stride, optional. `back_is_end`: of places that calls come back to, whether nothing is left to do there."""
+# `Arrays.net` is the nondeterministic automaton in one array. It begins with where each of these parts begins in it, or
+# for the last ones with the number itself. `first_…` say where in the part behind it a place's (or tree's) entries begin.
+(
+    FIRST_EDGE,
+    EDGE,  # [edges, 2]: tree, target
+    FIRST_EMPTY,
+    EMPTY,
+    FIRST_CALL,
+    CALL,  # [calls, 2]: start, place to come back to
+    FIRST_MOVE,
+    MOVE,  # [moves, 3]: the columns from and to, and the subtree or -1
+    IS_END,  # [places]
+    BACK_IS_END,  # [places]: of those that calls come back to, whether nothing is left to do there
+    BLOCKS,  # [places], -1: none
+    BOUND,  # [places], -1: none
+    TO_END,  # [places]
+    LIMITS,  # [bounds, 2]: high, longest
+    RUN,  # [runs, 4]: first place, stop, stride, optional
+    SINGLE,  # [columns]: the only byte of the column, or -1
+    COVERS,  # [trees], bits of classes
+    TOUCHES,  # [trees], bits of classes
+    DEEP,  # [trees], bits of classes with an ASCII character that is only the beginning of an escape
+    KIND,  # [trees]: 0; CONTINUES: inside a character; FULL as well: and however that may go on
+    SURELY,  # [places, classes]: characters that may follow, whichever
+    ONWARD,  # [places, classes]: where a character of the class leads to on such a way; -1: none
+    AT_MOST,  # [places, classes]: no text of the class that follows is longer
+    END_MOST,  # [bounds, classes]: the same behind the end of a counting rule
+    PLACES,
+    CALLS,
+    RUNS,
+    BLOCKED,
+) = range(28)
+PARTS = 24
 
-    first_edge: NDArray[np.int32]
-    edge: NDArray[np.int32]  # [edges, 2]: tree, target
-    first_empty: NDArray[np.int32]
-    empty: NDArray[np.int32]
-    first_call: NDArray[np.int32]
-    call: NDArray[np.int32]  # [calls, 2]: start, place to come back to
-    is_end: NDArray[np.uint8]
-    back_is_end: NDArray[np.uint8]
-    blocks: NDArray[np.int32]  # [places], -1: none
-    bound: NDArray[np.int32]  # [places], -1: none
-    to_end: NDArray[np.int32]  # [places]
-    limits: NDArray[np.int32]  # [bounds, 2]: high, longest
-    first_move: NDArray[np.int32]
-    move: NDArray[np.int32]
-    run: NDArray[np.int64]
-    single: NDArray[np.int16]  # [columns]: the only byte of the column, or -1
-    covers: NDArray[np.int32]  # [trees], bits of classes
-    touches: NDArray[np.int32]  # [trees], bits of classes
-    deep: NDArray[np.int32]  # [trees], bits of classes with an ASCII character that is only the beginning of an escape
-    kind: NDArray[np.uint8]  # [trees]: 0; CONTINUES: inside a character; FULL as well: and however that may go on
-    sure: NDArray[np.uint8]  # [places, classes]: characters that may follow, whichever
-    most: NDArray[np.uint8]  # [places, classes]: no text of the class that follows is longer
-    end_most: NDArray[np.uint8]  # [bounds, classes]: `most` behind the end of a counting rule
-    onward: NDArray[np.int32]  # [places, classes]: where a character of the class leads to on such a way; -1: none
 
+class Arrays(NamedTuple):
+    """The automaton. State i has the items `items[states[i, START]:states[i, STOP]]`, sorted. `slots` and
+    `stack_slots` are hash tables of numbers + 1. `scratch`: int64[9, a power of two]; its row MARKED is right where STAMP
+    is the number MARK."""
 
-class Made(NamedTuple):
-    """What there is of the deterministic automaton. State i has the items `items[start[i]:start[i + 1]]`, sorted."""
-
+    net: NDArray[np.int32]
     table: NDArray[np.int32]
-    start: NDArray[np.int64]
+    states: NDArray[np.int64]  # [states, STATE_WIDTH]
     items: NDArray[np.int64]
-    hashes: NDArray[np.int64]
     slots: NDArray[np.int32]
-    accepting: NDArray[np.uint8]
-    rooms: NDArray[np.int32]  # [states, classes], -1: not known; else as `room` gives it
     stacks: NDArray[np.int64]  # [stacks, 3]
     stack_slots: NDArray[np.int32]
-
-
-class Work(NamedTuple):
-    """Scratch space. `marked` is right where `stamp` is the number MARK."""
-
     numbers: NDArray[np.int64]
-    todo: NDArray[np.int64]
-    found: NDArray[np.int64]
-    marked: NDArray[np.int64]
-    stamp: NDArray[np.int64]
-    keys: NDArray[np.int64]
-    marks: NDArray[np.int64]  # [columns + 1, 4]
+    scratch: NDArray[np.int64]
 
+
+CLASS_COUNT = len(CLASSES)
+START, STOP, HASH, ACCEPTING, ROOM = range(5)
+STATE_WIDTH = ROOM + CLASS_COUNT
+TODO, FOUND, MARKED, STAMP, KEYS, MARKS = range(6)
+SCRATCH = MARKS + 4
 
 CONTINUES, FULL = 1, 2
 
@@ -108,27 +110,32 @@ def _compiled(function: Any) -> Any:
         return numba.njit(nogil=True)(function)
 
 
-@_compiled
+def _inlined(function: Any) -> Any:
+    """Compiled into its callers: to hand over this many arrays takes longer than most of what is done with them."""
+    return numba.njit(nogil=True, forceinline=True)(function)
+
+
+@_inlined
 def _mixed(value: int) -> Any:
     value = (value ^ (value >> 31)) * 0x7FB5D329728EA185
     value = (value ^ (value >> 27)) * 0x1B03738712FAD5C9
     return value ^ (value >> 32)
 
 
-@_compiled
-def _mark(work: Work, key: int) -> Any:
+@_inlined
+def _mark(dfa: Arrays, key: int) -> Any:
     """Whether the key was not marked before."""
-    mask, mark = len(work.marked) - 1, work.numbers[MARK]
+    mask, mark = dfa.scratch.shape[1] - 1, dfa.numbers[MARK]
     at = _mixed(key) & mask
-    while work.stamp[at] == mark:
-        if work.marked[at] == key:
+    while dfa.scratch[STAMP, at] == mark:
+        if dfa.scratch[MARKED, at] == key:
             return False
         at = (at + 1) & mask
-    work.stamp[at], work.marked[at] = mark, key
+    dfa.scratch[STAMP, at], dfa.scratch[MARKED, at] = mark, key
     return True
 
 
-@_compiled
+@_inlined
 def _sort(of: NDArray[np.int64], n: int) -> None:
     gap = 1
     while gap < n // 3:
@@ -143,36 +150,36 @@ def _sort(of: NDArray[np.int64], n: int) -> None:
         gap //= 3
 
 
-@_compiled
-def stack_of(made: Made, work: Work, back: int, below: int, count: int) -> Any:
+@_inlined
+def stack_of(dfa: Arrays, back: int, below: int, count: int) -> Any:
     """The number of a stack, new if need be; -1: no room."""
-    mask = len(made.stack_slots) - 1
+    mask = len(dfa.stack_slots) - 1
     at = _mixed(_mixed(_mixed(back) + below) + count) & mask
-    while made.stack_slots[at]:
-        i = made.stack_slots[at] - 1
-        if made.stacks[i, 0] == back and made.stacks[i, 1] == below and made.stacks[i, 2] == count:
+    while dfa.stack_slots[at]:
+        i = dfa.stack_slots[at] - 1
+        if dfa.stacks[i, 0] == back and dfa.stacks[i, 1] == below and dfa.stacks[i, 2] == count:
             return i
         at = (at + 1) & mask
-    i = work.numbers[STACKS]
-    if i >= len(made.stacks):
+    i = dfa.numbers[STACKS]
+    if i >= len(dfa.stacks):
         return -1
-    made.stacks[i, 0], made.stacks[i, 1], made.stacks[i, 2] = back, below, count
-    made.stack_slots[at] = i + 1
-    work.numbers[STACKS] = i + 1
+    dfa.stacks[i, 0], dfa.stacks[i, 1], dfa.stacks[i, 2] = back, below, count
+    dfa.stack_slots[at] = i + 1
+    dfa.numbers[STACKS] = i + 1
     return i
 
 
-@_compiled
-def _closed(net: Net, made: Made, work: Work, n: int, found: int) -> Any:
+@_inlined
+def _closed(dfa: Arrays, n: int, found: int) -> Any:
     """Follow the empty moves, calls and returns from `todo[:n]` (stack and place); the items go behind `found[:found]`.
 
     Returns how many items there are then, or minus a status.
     """
-    todo, numbers, most = work.todo, work.numbers, len(work.todo)
+    todo, net, numbers, most = dfa.scratch[TODO], dfa.net, dfa.numbers, dfa.scratch.shape[1] >> 1
     numbers[MARK] += 1
     kept = 0
     for i in range(n):
-        if _mark(work, todo[i]):
+        if _mark(dfa, todo[i]):
             todo[kept] = todo[i]
             kept += 1
     top = visited = kept
@@ -183,46 +190,51 @@ def _closed(net: Net, made: Made, work: Work, n: int, found: int) -> Any:
         stack, place = at >> STACK_SHIFT, at & PLACE_MASK
         above = stack << STACK_SHIFT
         left = 0x7FFFFFFF
-        if net.bound[place] >= 0:
-            left = net.limits[net.bound[place], 0] - made.stacks[stack, 2] - 1
-        a, b = net.first_edge[place], net.first_edge[place + 1]
-        if found + b - a + 1 > len(work.found):
+        if net[net[BOUND] + place] >= 0:
+            left = net[net[LIMITS] + 2 * net[net[BOUND] + place]] - dfa.stacks[stack, 2] - 1
+        a, b = net[net[FIRST_EDGE] + place], net[net[FIRST_EDGE] + place + 1]
+        if found + b - a + 1 > dfa.scratch.shape[1]:
             return -MORE_SCRATCH
         for e in range(a, b):
-            target = net.edge[e, 1]
-            if left == 0x7FFFFFFF or net.to_end[target] <= left:
-                work.found[found] = above | np.int64(net.edge[e, 0]) << PLACE_BITS | target
+            target = net[net[EDGE] + 2 * e + 1]
+            if left == 0x7FFFFFFF or net[net[TO_END] + target] <= left:
+                dfa.scratch[FOUND, found] = above | np.int64(net[net[EDGE] + 2 * e]) << PLACE_BITS | target
                 found += 1
-        a, b = net.first_empty[place], net.first_empty[place + 1]
-        c, d = net.first_call[place], net.first_call[place + 1]
+        a, b = net[net[FIRST_EMPTY] + place], net[net[FIRST_EMPTY] + place + 1]
+        c, d = net[net[FIRST_CALL] + place], net[net[FIRST_CALL] + place + 1]
         if visited + (b - a) + (d - c) + 1 > most:
             return -MORE_SCRATCH
         for e in range(a, b):
-            key = above | net.empty[e]
-            if _mark(work, key):
+            key = above | net[net[EMPTY] + e]
+            if _mark(dfa, key):
                 todo[top] = key
                 top += 1
                 visited += 1
         for e in range(c, d):
-            to, back = net.call[e, 0], net.call[e, 1]
+            to, back = net[net[CALL] + 2 * e], net[net[CALL] + 2 * e + 1]
             pushed = stack
-            if not stack or net.bound[to] >= 0 or net.bound[back] >= 0 or not net.back_is_end[back]:
-                pushed = stack_of(made, work, back, stack, 0)
+            if (
+                not stack
+                or net[net[BOUND] + to] >= 0
+                or net[net[BOUND] + back] >= 0
+                or not net[net[BACK_IS_END] + back]
+            ):
+                pushed = stack_of(dfa, back, stack, 0)
                 if pushed < 0:
                     return -MORE_STACKS
             key = pushed << STACK_SHIFT | to
-            if _mark(work, key):
+            if _mark(dfa, key):
                 todo[top] = key
                 top += 1
                 visited += 1
         pushes += d - c
-        if net.is_end[place]:
+        if net[net[IS_END] + place]:
             if not stack:
-                work.found[found] = ACCEPT
+                dfa.scratch[FOUND, found] = ACCEPT
                 found += 1
             else:
-                key = made.stacks[stack, 1] << STACK_SHIFT | made.stacks[stack, 0]
-                if _mark(work, key):
+                key = dfa.stacks[stack, 1] << STACK_SHIFT | dfa.stacks[stack, 0]
+                if _mark(dfa, key):
                     todo[top] = key
                     top += 1
                     visited += 1
@@ -234,23 +246,23 @@ def _closed(net: Net, made: Made, work: Work, n: int, found: int) -> Any:
     return found
 
 
-@_compiled
-def _run_of(net: Net, place: int) -> Any:
+@_inlined
+def _run_of(net: NDArray[np.int32], place: int) -> Any:
     """The number of the run that the place is in, or -1."""
-    low, high = 0, len(net.run)
+    low, high = 0, net[RUNS]
     while low < high:
         middle = (low + high) >> 1
-        if net.run[middle, 0] <= place:
+        if net[net[RUN] + 4 * middle] <= place:
             low = middle + 1
         else:
             high = middle
-    return low - 1 if low and place < net.run[low - 1, 1] else -1
+    return low - 1 if low and place < net[net[RUN] + 4 * (low - 1) + 1] else -1
 
 
-@_compiled
-def interned(net: Net, made: Made, work: Work, n: int) -> Any:
+@_inlined
+def interned(dfa: Arrays, n: int) -> Any:
     """The state of the items `found[:n]`, new if need be; DEAD for none of them. -2 minus a status: it cannot be."""
-    items, numbers = work.found, work.numbers
+    items, numbers, net = dfa.scratch[FOUND], dfa.numbers, dfa.net
     _sort(items, n)
     kept = 0
     for i in range(n):
@@ -260,9 +272,9 @@ def interned(net: Net, made: Made, work: Work, n: int) -> Any:
     n = kept
     if n == 0:
         return DEAD
-    if n > _WITHOUT_COVERED and len(net.run):
+    if n > _WITHOUT_COVERED and net[RUNS]:
         # At the same point of x{0,n}, whoever has most copies left can do all that the others can.
-        if n > len(work.todo):
+        if n > (dfa.scratch.shape[1] >> 1):
             return -2 - MORE_SCRATCH
         numbers[MARK] += 1
         kept = 0
@@ -271,9 +283,9 @@ def interned(net: Net, made: Made, work: Work, n: int) -> Any:
             if item >= 0:
                 place = item & PLACE_MASK
                 run = _run_of(net, place)
-                if run >= 0 and net.run[run, 3]:
-                    first, stride = net.run[run, 0], net.run[run, 2]
-                    if not _mark(work, item - place + first + (place - first) % stride):
+                if run >= 0 and net[net[RUN] + 4 * run + 3]:
+                    first, stride = net[net[RUN] + 4 * run], net[net[RUN] + 4 * run + 2]
+                    if not _mark(dfa, item - place + first + (place - first) % stride):
                         continue
             items[kept] = item
             kept += 1
@@ -281,16 +293,16 @@ def interned(net: Net, made: Made, work: Work, n: int) -> Any:
     digest = np.int64(n)
     for i in range(n):
         digest = _mixed(digest + items[i])
-    mask = len(made.slots) - 1
+    mask = len(dfa.slots) - 1
     at = digest & mask
-    while made.slots[at]:
-        state = made.slots[at] - 1
-        if made.hashes[state] == digest:
-            begin = made.start[state]
-            same = made.start[state + 1] - begin == n
+    while dfa.slots[at]:
+        state = dfa.slots[at] - 1
+        if dfa.states[state, HASH] == digest:
+            begin = dfa.states[state, START]
+            same = dfa.states[state, STOP] - begin == n
             i = 0
             while same and i < n:
-                same = made.items[begin + i] == items[i]
+                same = dfa.items[begin + i] == items[i]
                 i += 1
             if same:
                 return state
@@ -298,143 +310,148 @@ def interned(net: Net, made: Made, work: Work, n: int) -> Any:
     state, begin = numbers[STATES], numbers[ITEMS]
     if state >= numbers[MAX_STATES] or begin + n > numbers[MAX_ITEMS]:
         return -2 - REFUSED
-    if state >= len(made.table):
+    if state >= len(dfa.table):
         return -2 - MORE_STATES
-    if begin + n > len(made.items):
+    if begin + n > len(dfa.items):
         return -2 - MORE_ITEMS
-    made.items[begin : begin + n] = items[:n]
-    made.table[state] = UNKNOWN
-    made.rooms[state] = -1
-    made.start[state + 1] = begin + n
-    made.hashes[state] = digest
-    made.accepting[state] = items[0] == ACCEPT
-    made.slots[at] = state + 1
+    for i in range(n):
+        dfa.items[begin + i] = items[i]
+    for c in range(dfa.table.shape[1]):
+        dfa.table[state, c] = UNKNOWN
+    for c in range(CLASS_COUNT):
+        dfa.states[state, ROOM + c] = -1
+    dfa.states[state, START], dfa.states[state, STOP] = begin, begin + n
+    dfa.states[state, HASH] = digest
+    dfa.states[state, ACCEPTING] = items[0] == ACCEPT
+    dfa.slots[at] = state + 1
     numbers[STATES], numbers[ITEMS] = state + 1, begin + n
     return state
 
 
-@_compiled
-def _after(net: Net, made: Made, work: Work, begin: int, stop: int) -> Any:
+@_inlined
+def _after(dfa: Arrays, begin: int, stop: int) -> Any:
     """The state of the keys `keys[begin:stop]`: items, and (negative) places that were reached. As `interned`."""
+    net = dfa.net
     top = found = 0
-    if 2 * (stop - begin) + 1 > len(work.todo) or stop - begin > len(work.found):
+    if 2 * (stop - begin) + 1 > (dfa.scratch.shape[1] >> 1) or stop - begin > dfa.scratch.shape[1]:
         return -2 - MORE_SCRATCH
     many = stop - begin > 1
     for i in range(begin, stop):
-        key = work.keys[i]
+        key = dfa.scratch[KEYS, i]
         if key >= 0:
-            work.found[found] = key
+            dfa.scratch[FOUND, found] = key
             found += 1
             continue
         at = ~key
-        if many and len(net.blocks):
+        if many and net[BLOCKED]:
             blocked = False
             for j in range(begin, stop):
-                other = ~work.keys[j]
-                if work.keys[j] < 0 and net.blocks[other & PLACE_MASK] >= 0:
-                    if other - (other & PLACE_MASK) + net.blocks[other & PLACE_MASK] == at:
+                other = ~dfa.scratch[KEYS, j]
+                if dfa.scratch[KEYS, j] < 0 and net[net[BLOCKS] + (other & PLACE_MASK)] >= 0:
+                    if other - (other & PLACE_MASK) + net[net[BLOCKS] + (other & PLACE_MASK)] == at:
                         blocked = True
             if blocked:
                 continue
         stack, place = at >> STACK_SHIFT, at & PLACE_MASK
-        if net.bound[place] >= 0 and made.stacks[stack, 2] != FREE:
-            stack = stack_of(
-                made, work, made.stacks[stack, 0], made.stacks[stack, 1], made.stacks[stack, 2] + 1
-            )
+        if net[net[BOUND] + place] >= 0 and dfa.stacks[stack, 2] != FREE:
+            stack = stack_of(dfa, dfa.stacks[stack, 0], dfa.stacks[stack, 1], dfa.stacks[stack, 2] + 1)
             if stack < 0:
                 return -2 - MORE_STACKS
-        work.todo[top] = stack << STACK_SHIFT | place
+        dfa.scratch[TODO, top] = stack << STACK_SHIFT | place
         top += 1
     if top:
-        found = _closed(net, made, work, top, found)
+        found = _closed(dfa, top, found)
         if found < 0:
             return -2 + found
-    return interned(net, made, work, found)
+    return interned(dfa, found)
 
 
 @_compiled
-def start_state(net: Net, made: Made, work: Work) -> Any:
-    """Make state 0. As `interned`."""
-    work.todo[0] = 0
-    found = _closed(net, made, work, 1, 0)
-    return -2 + found if found < 0 else interned(net, made, work, found)
+def start_state(dfa: Arrays) -> Any:
+    """Make stack 0 and state 0. As `interned`."""
+    if not dfa.numbers[STACKS]:
+        stack_of(dfa, 1, 0, 0)
+    dfa.scratch[TODO, 0] = 0
+    found = _closed(dfa, 1, 0)
+    return -2 + found if found < 0 else interned(dfa, found)
 
 
 @_compiled
-def expand(net: Net, made: Made, work: Work, state: int) -> Any:
+def expand(dfa: Arrays, state: int) -> Any:
     """Work out a state's row. Returns a status."""
-    width = made.table.shape[1]
-    if made.table[state, 0] != UNKNOWN:
+    net = dfa.net
+    width = dfa.table.shape[1]
+    if dfa.table[state, 0] != UNKNOWN:
         return DONE
-    begin, stop = made.start[state], made.start[state + 1]
+    begin, stop = dfa.states[state, START], dfa.states[state, STOP]
     # marks[c]: where the segment of columns that begins at c has its keys; columns that no move tells apart share one.
-    marks = work.marks
+    marks = dfa.scratch[MARKS : MARKS + 4]
     for c in range(width + 1):
-        marks[c, 0] = 0
-        marks[c, 1] = 0
+        marks[0, c] = 0
+        marks[1, c] = 0
     for i in range(begin, stop):
-        if made.items[i] >= 0:
-            tree = (made.items[i] & TREE_MASK) >> PLACE_BITS
-            for m in range(net.first_move[tree], net.first_move[tree + 1]):
-                marks[net.move[m, 0], 0] = 1
-                marks[net.move[m, 1] + 1, 0] = 1
+        if dfa.items[i] >= 0:
+            tree = (dfa.items[i] & TREE_MASK) >> PLACE_BITS
+            for m in range(net[net[FIRST_MOVE] + tree], net[net[FIRST_MOVE] + tree + 1]):
+                marks[0, net[net[MOVE] + 3 * m]] = 1
+                marks[0, net[net[MOVE] + 3 * m + 1] + 1] = 1
     segment = 0
     for c in range(width):
-        if marks[c, 0] or c == 0:
-            marks[segment, 1] = 0
-            marks[segment, 2] = c
+        if marks[0, c] or c == 0:
+            marks[1, segment] = 0
+            marks[2, segment] = c
             segment += 1
-        marks[c, 3] = segment - 1
+        marks[3, c] = segment - 1
     segments = segment
     for i in range(begin, stop):
-        if made.items[i] >= 0:
-            tree = (made.items[i] & TREE_MASK) >> PLACE_BITS
-            for m in range(net.first_move[tree], net.first_move[tree + 1]):
-                for s in range(marks[net.move[m, 0], 3], marks[net.move[m, 1], 3] + 1):
-                    marks[s, 1] += 1
+        if dfa.items[i] >= 0:
+            tree = (dfa.items[i] & TREE_MASK) >> PLACE_BITS
+            for m in range(net[net[FIRST_MOVE] + tree], net[net[FIRST_MOVE] + tree + 1]):
+                for s in range(marks[3, net[net[MOVE] + 3 * m]], marks[3, net[net[MOVE] + 3 * m + 1]] + 1):
+                    marks[1, s] += 1
     total = 0
     for s in range(segments):
-        count = marks[s, 1]
-        marks[s, 0] = marks[s, 1] = total
+        count = marks[1, s]
+        marks[0, s] = marks[1, s] = total
         total += count
-    if total > len(work.keys):
+    if total > dfa.scratch.shape[1]:
         return MORE_SCRATCH
     for i in range(begin, stop):
-        item = made.items[i]
+        item = dfa.items[i]
         if item >= 0:
             tree = (item & TREE_MASK) >> PLACE_BITS
-            for m in range(net.first_move[tree], net.first_move[tree + 1]):
-                rest = net.move[m, 2]
+            for m in range(net[net[FIRST_MOVE] + tree], net[net[FIRST_MOVE] + tree + 1]):
+                rest = net[net[MOVE] + 3 * m + 2]
                 key = ~(item & ~TREE_MASK) if rest < 0 else item & ~TREE_MASK | np.int64(rest) << PLACE_BITS
-                for s in range(marks[net.move[m, 0], 3], marks[net.move[m, 1], 3] + 1):
-                    work.keys[marks[s, 1]] = key
-                    marks[s, 1] += 1
-    row = made.table[state]
+                for s in range(marks[3, net[net[MOVE] + 3 * m]], marks[3, net[net[MOVE] + 3 * m + 1]] + 1):
+                    dfa.scratch[KEYS, marks[1, s]] = key
+                    marks[1, s] += 1
+    row = dfa.table[state]
     first = DEAD  # of column 0, which is written last: readers without the lock look there
     for s in range(segments):
-        a, b = marks[s, 0], marks[s, 1]
+        a, b = marks[0, s], marks[1, s]
         after = np.int64(DEAD)
         if b > a:
             known = False
             for t in range(s):
-                if marks[t, 1] - marks[t, 0] == b - a:
+                if marks[1, t] - marks[0, t] == b - a:
                     same = True
                     for i in range(b - a):
-                        if work.keys[marks[t, 0] + i] != work.keys[a + i]:
+                        if dfa.scratch[KEYS, marks[0, t] + i] != dfa.scratch[KEYS, a + i]:
                             same = False
                             break
                     if same:
-                        after = first if t == 0 else np.int64(row[marks[t, 2]])
+                        after = first if t == 0 else np.int64(row[marks[2, t]])
                         known = True
                         break
             if not known:
-                after = _after(net, made, work, a, b)
+                after = _after(dfa, a, b)
                 if after < DEAD:
                     for c in range(width):
                         row[c] = UNKNOWN
                     return -2 - after
-        c = marks[s, 2]
-        end = marks[s + 1, 2] if s + 1 < segments else width
+        c = marks[2, s]
+        end = marks[2, s + 1] if s + 1 < segments else width
         if s == 0:
             first = after
             c = 1
@@ -446,162 +463,150 @@ def expand(net: Net, made: Made, work: Work, state: int) -> Any:
 
 
 @_compiled
-def shaped(net: Net, made: Made, work: Work, state: int, horizon: int) -> Any:
+def shaped(dfa: Arrays, state: int, horizon: int) -> Any:
     """See `Dfa.shape`. As `interned`."""
-    begin, stop = made.start[state], made.start[state + 1]
-    if stop - begin > len(work.found):
+    net = dfa.net
+    begin, stop = dfa.states[state, START], dfa.states[state, STOP]
+    if stop - begin > dfa.scratch.shape[1]:
         return -2 - MORE_SCRATCH
     moved = False
     for i in range(begin, stop):
-        item = made.items[i]
+        item = dfa.items[i]
         if item >= 0:
             place, stack = item & PLACE_MASK, item >> STACK_SHIFT
-            if net.bound[place] >= 0:
-                count = made.stacks[stack, 2]
-                limits = net.limits[net.bound[place]]
-                if count != FREE and count + horizon + limits[1] <= limits[0]:
-                    free = stack_of(made, work, made.stacks[stack, 0], made.stacks[stack, 1], FREE)
+            bound = net[net[BOUND] + place]
+            if bound >= 0:
+                count = dfa.stacks[stack, 2]
+                if count != FREE and count + horizon + net[net[LIMITS] + 2 * bound + 1] <= net[net[LIMITS] + 2 * bound]:
+                    free = stack_of(dfa, dfa.stacks[stack, 0], dfa.stacks[stack, 1], FREE)
                     if free < 0:
                         return -2 - MORE_STACKS
                     item = free << STACK_SHIFT | item & LOW_MASK
             else:
                 run = _run_of(net, place)
                 if run >= 0:
-                    first, stride = net.run[run, 0], net.run[run, 2]
+                    first, stride = net[net[RUN] + 4 * run], net[net[RUN] + 4 * run + 2]
                     copy, offset = (place - first) // stride, (place - first) % stride
-                    if (net.run[run, 1] - first) // stride - copy > horizon + 1:
+                    if (net[net[RUN] + 4 * run + 1] - first) // stride - copy > horizon + 1:
                         item = item - place + first + offset
-        moved = moved or item != made.items[i]
-        work.found[i - begin] = item
-    return interned(net, made, work, stop - begin) if moved else state
+        moved = moved or item != dfa.items[i]
+        dfa.scratch[FOUND, i - begin] = item
+    return interned(dfa, stop - begin) if moved else state
 
 
 @_compiled
-def forced(net: Net, made: Made, work: Work, state: int, text: NDArray[np.uint8]) -> Any:
+def forced(dfa: Arrays, state: int, text: NDArray[np.uint8]) -> Any:
     """The bytes that must follow go into `text`. Returns (how many, status)."""
+    net = dfa.net
     n = 0
-    while n < len(text) and not made.accepting[state]:
-        status = expand(net, made, work, state)
+    while n < len(text) and not dfa.states[state, ACCEPTING]:
+        status = expand(dfa, state)
         if status:
             return n, status
         only = -1
-        for c in range(made.table.shape[1]):
-            if made.table[state, c] >= 0:
+        for c in range(dfa.table.shape[1]):
+            if dfa.table[state, c] >= 0:
                 if only >= 0:
                     return n, DONE
                 only = c
-        if only < 0 or net.single[only] < 0:
+        if only < 0 or net[net[SINGLE] + only] < 0:
             return n, DONE
-        text[n] = net.single[only]
+        text[n] = net[net[SINGLE] + only]
         n += 1
-        state = made.table[state, only]
+        state = dfa.table[state, only]
     return n, DONE
-
-
-@_compiled
-def run(net: Net, made: Made, work: Work, column: NDArray[np.int16], state: int, text: NDArray[np.uint8]) -> Any:
-    """The state after `text`, or DEAD; and a status."""
-    for byte in text:
-        status = expand(net, made, work, state)
-        if status:
-            return state, status
-        state = made.table[state, column[byte]]
-        if state < 0:
-            return DEAD, DONE
-    return state, DONE
 
 
 # Rooms ---------------------------------------------------------------------------------------------------------------
 
 
 @_compiled
-def room(net: Net, made: Made, state: int, number: int) -> Any:
+def room(dfa: Arrays, state: int, number: int) -> Any:
     """sure | most << MOST: any text of up to `sure` characters of class `number` may follow, and none of more than `most`
     (INFINITE: as many as a token may have). | INSIDE: in the middle of a character; they are counted behind that one."""
-    known = made.rooms[state, number]
+    net = dfa.net
+    known = dfa.states[state, ROOM + number]
     if known >= 0:
         return known
     sure = most = 0
     inside, ends_well = False, False  # of a character: some way through it, and any way through it
-    for i in range(made.start[state], made.start[state + 1]):
-        item = made.items[i]
+    for i in range(dfa.states[state, START], dfa.states[state, STOP]):
+        item = dfa.items[i]
         if item < 0:
             continue
         tree, place = (item & TREE_MASK) >> PLACE_BITS, item & PLACE_MASK
-        kind = net.kind[tree]
+        kind = net[net[KIND] + tree]
         one = 0 if kind & CONTINUES else 1
         inside = inside or kind & CONTINUES != 0
         ends_well = ends_well or kind & FULL != 0
         left = 1 << 30
-        bound = net.bound[place]
+        bound = net[net[BOUND] + place]
         if bound >= 0:
-            count = made.stacks[item >> STACK_SHIFT, 2]
+            count = dfa.stacks[item >> STACK_SHIFT, 2]
             if count != FREE:
-                left = net.limits[bound, 0] - count - 1 + one
-        if kind & FULL or (not kind & CONTINUES and net.covers[tree] >> number & 1):
-            able = one + np.int64(net.sure[place, number])
+                left = net[net[LIMITS] + 2 * bound] - count - 1 + one
+        if kind & FULL or (not kind & CONTINUES and net[net[COVERS] + tree] >> number & 1):
+            able = one + np.int64(net[net[SURELY] + CLASS_COUNT * place + number])
             if left < 1 << 30:
                 able, target = np.int64(one), np.int64(place)
                 while able < INFINITE:
-                    target = net.onward[target, number]
-                    if target < 0 or able + 1 + net.to_end[target] > left:
+                    target = net[net[ONWARD] + CLASS_COUNT * target + number]
+                    if target < 0 or able + 1 + net[net[TO_END] + target] > left:
                         break
                     able += 1
             sure = max(sure, able)
-        if kind & CONTINUES or net.touches[tree] >> number & 1:
-            able = one + np.int64(net.most[place, number])
-            if net.deep[tree] >> number & 1:
+        if kind & CONTINUES or net[net[TOUCHES] + tree] >> number & 1:
+            able = one + np.int64(net[net[AT_MOST] + CLASS_COUNT * place + number])
+            if net[net[DEEP] + tree] >> number & 1:
                 able = INFINITE
             if bound >= 0:
-                able = min(able, left + np.int64(net.end_most[bound, number]))
+                able = min(able, left + np.int64(net[net[END_MOST] + CLASS_COUNT * bound + number]))
             most = max(most, able)
     sure = max(0, min(sure, INFINITE))
     most = max(sure, min(most, INFINITE))
     if inside and not ends_well:
         sure, most = 0, max(most, 1)
-    made.rooms[state, number] = sure | most << MOST | (INSIDE if inside else 0)
-    return made.rooms[state, number]
-
+    dfa.states[state, ROOM + number] = sure | most << MOST | (INSIDE if inside else 0)
+    return dfa.states[state, ROOM + number]
 
 
 @_compiled
-def _raise(of: NDArray[np.uint8], place: int, number: int, value: int) -> Any:
+def _raise(net: NDArray[np.int32], at: int, value: int) -> Any:
     value = min(value, _COUNTED)
-    if value > of[place, number]:
-        of[place, number] = value
+    if value > net[at]:
+        net[at] = value
         return True
     return False
 
 
 @_compiled
-def _followed(net: Net, number: int, place: int, length: NDArray[np.int16]) -> Any:
+def _followed(net: NDArray[np.int32], number: int, place: int, length: NDArray[np.int16]) -> Any:
     """How many characters of the class there are on the way onward from the place, by and by. `length`: of the ways
     that are known, 2 more than that; 1: on the way that is being followed."""
     at, steps = np.int64(place), 0
     while at >= 0 and length[at] == 0:
         length[at] = 1
         steps += 1
-        at = np.int64(net.onward[at, number])
+        at = np.int64(net[net[ONWARD] + CLASS_COUNT * at + number])
     loop = at >= 0 and length[at] == 1
     ahead = steps - 1 if at < 0 else steps + np.int64(length[at]) - 2
     at = np.int64(place)
     for _ in range(steps):
         length[at] = 2 + (INFINITE if loop else min(ahead, INFINITE))
         ahead -= 1
-        at = np.int64(net.onward[at, number])
+        at = np.int64(net[net[ONWARD] + CLASS_COUNT * at + number])
     return length[place] - 2
 
 
 @_compiled
-def static_rooms(net: Net, returns: NDArray[np.int32], barred: NDArray[np.uint8]) -> None:
+def static_rooms(net: NDArray[np.int32], returns: NDArray[np.int32], barred: NDArray[np.int32]) -> None:
     """Fill `sure`, `onward`, `most` and `end_most` of the net: longest paths, in sweeps from the last place to the
     first, as most paths run the other way.
 
     `returns`: int32[n, 2], the end of a rule and a place that one of its calls comes back to. `barred`: places that may
     turn out to be blocked.
     """
-    places, classes = net.sure.shape
-    sure, most = net.sure, net.most
+    places, classes = net[PLACES], CLASS_COUNT
     changed = True
     while changed:
         changed = False
@@ -609,61 +614,97 @@ def static_rooms(net: Net, returns: NDArray[np.int32], barred: NDArray[np.uint8]
             again = True
             while again:
                 again = False
-                for e in range(net.first_edge[p], net.first_edge[p + 1]):
-                    tree, target = net.edge[e, 0], net.edge[e, 1]
-                    covers, touches, deep = net.covers[tree], net.touches[tree], net.deep[tree]
-                    inside = net.kind[tree] & CONTINUES
+                for e in range(net[net[FIRST_EDGE] + p], net[net[FIRST_EDGE] + p + 1]):
+                    tree, target = net[net[EDGE] + 2 * e], net[net[EDGE] + 2 * e + 1]
+                    covers, touches, deep = net[net[COVERS] + tree], net[net[TOUCHES] + tree], net[net[DEEP] + tree]
+                    inside = net[net[KIND] + tree] & CONTINUES
                     for c in range(classes):
                         if covers >> c & 1 and not barred[target]:
-                            if _raise(sure, p, c, np.int64(sure[target, c]) + 1):
-                                net.onward[p, c] = target
+                            if _raise(
+                                net,
+                                net[SURELY] + CLASS_COUNT * p + c,
+                                np.int64(net[net[SURELY] + CLASS_COUNT * target + c]) + 1,
+                            ):
+                                net[net[ONWARD] + CLASS_COUNT * p + c] = target
                                 again = True
                         if inside:
-                            again |= _raise(most, p, c, np.int64(most[target, c]))
+                            again |= _raise(
+                                net,
+                                net[AT_MOST] + CLASS_COUNT * p + c,
+                                np.int64(net[net[AT_MOST] + CLASS_COUNT * target + c]),
+                            )
                         elif touches >> c & 1:
-                            value = INFINITE if deep >> c & 1 else np.int64(most[target, c]) + 1
-                            again |= _raise(most, p, c, value)
-                for e in range(net.first_empty[p], net.first_empty[p + 1]):
+                            value = (
+                                INFINITE
+                                if deep >> c & 1
+                                else np.int64(net[net[AT_MOST] + CLASS_COUNT * target + c]) + 1
+                            )
+                            again |= _raise(net, net[AT_MOST] + CLASS_COUNT * p + c, value)
+                for e in range(net[net[FIRST_EMPTY] + p], net[net[FIRST_EMPTY] + p + 1]):
                     for c in range(classes):
-                        if _raise(sure, p, c, np.int64(sure[net.empty[e], c])):
-                            net.onward[p, c] = net.onward[net.empty[e], c]
+                        if _raise(
+                            net,
+                            net[SURELY] + CLASS_COUNT * p + c,
+                            np.int64(net[net[SURELY] + CLASS_COUNT * net[net[EMPTY] + e] + c]),
+                        ):
+                            net[net[ONWARD] + CLASS_COUNT * p + c] = net[
+                                net[ONWARD] + CLASS_COUNT * net[net[EMPTY] + e] + c
+                            ]
                             again = True
-                        again |= _raise(most, p, c, np.int64(most[net.empty[e], c]))
-                for e in range(net.first_call[p], net.first_call[p + 1]):
-                    start = net.call[e, 0]
+                        again |= _raise(
+                            net,
+                            net[AT_MOST] + CLASS_COUNT * p + c,
+                            np.int64(net[net[AT_MOST] + CLASS_COUNT * net[net[EMPTY] + e] + c]),
+                        )
+                for e in range(net[net[FIRST_CALL] + p], net[net[FIRST_CALL] + p + 1]):
+                    start = net[net[CALL] + 2 * e]
                     for c in range(classes):
-                        if net.bound[start] < 0:
-                            again |= _raise(sure, p, c, np.int64(sure[start, c]))
-                        again |= _raise(most, p, c, np.int64(most[start, c]))
+                        if net[net[BOUND] + start] < 0:
+                            again |= _raise(
+                                net,
+                                net[SURELY] + CLASS_COUNT * p + c,
+                                np.int64(net[net[SURELY] + CLASS_COUNT * start + c]),
+                            )
+                        again |= _raise(
+                            net,
+                            net[AT_MOST] + CLASS_COUNT * p + c,
+                            np.int64(net[net[AT_MOST] + CLASS_COUNT * start + c]),
+                        )
                 changed |= again
                 if not again:
                     break
         for i in range(len(returns)):
             for c in range(classes):
-                changed |= _raise(most, returns[i, 0], c, np.int64(most[returns[i, 1], c]))
+                changed |= _raise(
+                    net,
+                    net[AT_MOST] + CLASS_COUNT * returns[i, 0] + c,
+                    net[net[AT_MOST] + CLASS_COUNT * returns[i, 1] + c],
+                )
     length = np.zeros(places, np.int16)
     for c in range(classes):
         length[:] = 0
         for p in range(places):
-            if most[p, c] == _COUNTED:
-                most[p, c] = INFINITE
-            if sure[p, c] == _COUNTED:
-                sure[p, c] = _followed(net, c, p, length)
+            if net[net[AT_MOST] + CLASS_COUNT * p + c] == _COUNTED:
+                net[net[AT_MOST] + CLASS_COUNT * p + c] = INFINITE
+            if net[net[SURELY] + CLASS_COUNT * p + c] == _COUNTED:
+                net[net[SURELY] + CLASS_COUNT * p + c] = _followed(net, c, p, length)
     for p in range(places):
-        if net.bound[p] >= 0 and net.is_end[p]:
+        if net[net[BOUND] + p] >= 0 and net[net[IS_END] + p]:
             for c in range(classes):
-                net.end_most[net.bound[p], c] = max(net.end_most[net.bound[p], c], most[p, c])
+                net[net[END_MOST] + CLASS_COUNT * net[net[BOUND] + p] + c] = max(
+                    net[net[END_MOST] + CLASS_COUNT * net[net[BOUND] + p] + c], net[net[AT_MOST] + CLASS_COUNT * p + c]
+                )
 
 
 # Building ------------------------------------------------------------------------------------------------------------
 
 
 @_compiled
-def find_back_ends(net: Net, seen: NDArray[np.int32], todo: NDArray[np.int32]) -> None:
+def find_back_ends(net: NDArray[np.int32], seen: NDArray[np.int32], todo: NDArray[np.int32]) -> None:
     """Fill `back_is_end`. `seen` and `todo`: int32[places], zeros."""
-    for c in range(len(net.call)):
-        back = net.call[c, 1]
-        if seen[back] == c + 1 or net.back_is_end[back]:
+    for c in range(net[CALLS]):
+        back = net[net[CALL] + 2 * c + 1]
+        if seen[back] == c + 1 or net[net[BACK_IS_END] + back]:
             continue
         seen[back] = c + 1
         todo[0] = back
@@ -671,24 +712,35 @@ def find_back_ends(net: Net, seen: NDArray[np.int32], todo: NDArray[np.int32]) -
         while top and not more:
             top -= 1
             place = todo[top]
-            ends = ends or net.is_end[place] != 0
+            ends = ends or net[net[IS_END] + place] != 0
             more = (
-                net.first_edge[place] < net.first_edge[place + 1] or net.first_call[place] < net.first_call[place + 1]
+                net[net[FIRST_EDGE] + place] < net[net[FIRST_EDGE] + place + 1]
+                or net[net[FIRST_CALL] + place] < net[net[FIRST_CALL] + place + 1]
             )
-            for e in range(net.first_empty[place], net.first_empty[place + 1]):
-                to = net.empty[e]
+            for e in range(net[net[FIRST_EMPTY] + place], net[net[FIRST_EMPTY] + place + 1]):
+                to = net[net[EMPTY] + e]
                 if seen[to] != c + 1:
                     seen[to] = c + 1
                     todo[top] = to
                     top += 1
-        net.back_is_end[back] = ends and not more
+        net[net[BACK_IS_END] + back] = ends and not more
 
 
 @_compiled
-def fill_slots(slots: NDArray[np.int32], hashes: NDArray[np.int64], n: int) -> None:
+def fill_slots(slots: NDArray[np.int32], states: NDArray[np.int64], n: int) -> None:
     mask = len(slots) - 1
     for state in range(n):
-        at = hashes[state] & mask
+        at = states[state, HASH] & mask
         while slots[at]:
             at = (at + 1) & mask
         slots[at] = state + 1
+
+
+@_compiled
+def fill_stack_slots(slots: NDArray[np.int32], stacks: NDArray[np.int64], n: int) -> None:
+    mask = len(slots) - 1
+    for i in range(n):
+        at = _mixed(_mixed(_mixed(stacks[i, 0]) + stacks[i, 1]) + stacks[i, 2]) & mask
+        while slots[at]:
+            at = (at + 1) & mask
+        slots[at] = i + 1

@@ -69,32 +69,30 @@ class NumbaWalker:
         return self._compiled.CompiledDfa(*what, **options)
 
     def fill(self, dfa: Dfa, state: int, start: int, stop: int, row: Row) -> None:
-        states = np.empty(self.trie.max_depth + 1, np.int32)
-        self._until_done(dfa, self._walk.fill_nodes, self._all, start, stop, state, states, row)
+        row |= self._filled(dfa, state, self._walk.NODES, start, stop)
 
     def row(self, dfa: Dfa, state: int) -> Row:
-        row = np.zeros(self.trie.row_words, np.int32)
-        states = np.empty(self.trie.max_depth + 1, np.int32)
-        tries = (self._all, self._short, self._long, self.narrow)
-        self._until_done(dfa, self._walk.fill, *tries, state, states, row)
-        return row
+        return self._filled(dfa, state, self._walk.AUTOMATIC, self.narrow)
 
     def short_row(self, dfa: Dfa, state: int) -> Row:
         """The tokens of up to SHORT bytes that are allowed in `state`."""
-        row = np.zeros(self.trie.row_words, np.int32)
-        states = np.empty(self.trie.max_depth + 1, np.int32)
-        self._until_done(dfa, self._walk.fill_parts, self._short, state, states, row)
-        return row
+        return self._filled(dfa, state, self._walk.SHORT)
 
-    def add_long(self, dfa: Dfa, state: int, row: Row) -> None:
-        """Add the other tokens that are allowed in `state`."""
-        states = np.empty(self.trie.max_depth + 1, np.int32)
-        self._until_done(dfa, self._walk.fill_parts, self._long, state, states, row)
+    def long_row(self, dfa: Dfa, state: int) -> Row:
+        """The other tokens that are allowed in `state`."""
+        return self._filled(dfa, state, self._walk.LONG)
 
-    def _until_done(self, dfa: Dfa, step: Any, *what: Any) -> None:
+    def _filled(self, dfa: Dfa, state: int, which: int, first: int = 0, last: int = 0) -> Row:
         assert isinstance(dfa, self._compiled.CompiledDfa)
+        states = np.empty(self.trie.max_depth + 1, np.int32)
         with dfa.lock:
-            while status := step(dfa.net, dfa.made, dfa.work, dfa.column, *what):
+            while True:
+                row = np.zeros(self.trie.row_words, np.int32)
+                status = self._walk.fill(
+                    dfa.arrays, dfa.column, self._all, self._short, self._long, which, first, last, state, states, row
+                )
+                if not status:
+                    return row
                 dfa.grow(status)
 
 
@@ -132,7 +130,9 @@ class NumpyWalker:
             self.fill(dfa, state, 0, len(self.trie.byte), row)
             return row
         for known, walker in self._parts:
-            room, exact = dfa.room(state, known.number) if covered >> known.number & 1 and not known.spaced else (0, False)
+            room, exact = (
+                dfa.room(state, known.number) if covered >> known.number & 1 and not known.spaced else (0, False)
+            )
             if room >= LONGEST or exact:
                 row |= known.rows[room]
             else:
@@ -261,9 +261,7 @@ class MaskCache:
         row = self._find(("short", shape))
         if row is None:
             row = self._keep(("short", shape), self._walker.short_row(self._dfa, shape))
-        row = row.copy()
-        self._walker.add_long(self._dfa, state, row)
-        return row
+        return row | self._walker.long_row(self._dfa, state)
 
     def _with_bits(self, ids: list[int]) -> Row:
         row = np.zeros(self._width, np.uint32)

@@ -16,17 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemma.backend.grammar.determinise import (
+    CLASS_COUNT,
     DEAD,
     DONE,
     INFINITE,
     CONTROLS,
     INSIDE,
     MOST,
+    ROOM,
     SURE,
     UNKNOWN,
-    Made,
-    Net,
-    Work,
+    Arrays,
     _compiled,
     expand,
     room,
@@ -35,7 +35,7 @@ from stemma.backend.grammar.charset import LAST
 from stemma.backend.grammar.slices import CLASSES, LONGEST
 from stemma.backend.grammar.trie import TokenTrie
 
-CLASS_COUNT = len(CLASSES)
+BYTE, DEPTH, SKIP, FIRST, CHARS, REST = range(6)  # columns of `Tries.nodes`
 NO_CLASS, NOTHING, PENDING = -1, -2, 16
 PLAIN, CONTROL = -1, -2
 NARROW = 6000  # nodes below the first bytes that are alive: so few are walked without sorting them into classes
@@ -51,247 +51,167 @@ class Tries(NamedTuple):
     characters, and all.
     """
 
-    byte: NDArray[np.uint8]
-    depth: NDArray[np.int16]
-    skip: NDArray[np.int32]
-    first: NDArray[np.int32]
+    nodes: NDArray[np.int32]
     tokens: NDArray[np.int32]
-    chars: NDArray[np.uint8]
-    rest: NDArray[np.int8]
-    token_chars: NDArray[np.uint8]
     part: NDArray[np.int32]
     rows: NDArray[np.int32]
 
 
 @_compiled
 def _walk(
-    net: Net,
-    made: Made,
-    work: Work,
+    dfa: Arrays,
     column: NDArray[np.int16],
     tries: Tries,
-    node: int,
-    stop: int,
-    states: NDArray[np.int32],
-    row: NDArray[np.int32],
-) -> Any:
-    """Set the bits in `row` of the allowed tokens in nodes [node, stop). `states[d]`: the state after d bytes. Returns
-    a status."""
-    table = made.table
-    while node < stop:
-        d = tries.depth[node]
-        before = states[d - 1]
-        after = table[before, column[tries.byte[node]]]
-        if after == UNKNOWN:
-            status = expand(net, made, work, before)
-            if status:
-                return status
-            after = table[before, column[tries.byte[node]]]
-        if after < 0:
-            node = tries.skip[node]
-            continue
-        states[d] = after
-        for i in range(tries.first[node], tries.first[node + 1]):
-            token = tries.tokens[i]
-            row[token >> 5] |= np.int32(1) << np.int32(token & 31)
-        node += 1
-    return DONE
-
-
-@_compiled
-def _correct(
-    net: Net,
-    made: Made,
-    work: Work,
-    column: NDArray[np.int16],
-    tries: Tries,
+    sorted_: bool,
     full: bool,
     node: int,
     stop: int,
     states: NDArray[np.int32],
     row: NDArray[np.int32],
 ) -> Any:
-    """As `_walk`, but takes what lies in a class and what the state allows of it at once. `full`: the tokens' bits are set in `row`, and those that are not allowed are
-    cleared; else they are clear, and those that are allowed are set. Returns a status."""
-    table, known = made.table, made.rooms
+    """Set in `row` the bits of the tokens in nodes [node, stop) that are allowed; or with `full`, when all of them are
+    set, clear the others. `states[d]`: the state after d bytes. `sorted_`: what lies in a class of which the state allows
+    any text, or all up to some length, is taken at once.
+
+    Returns `stop`, or the node to go on at when the row of `states[depth - 1]` is known.
+    """
+    table = dfa.table
     while node < stop:
-        d = tries.depth[node]
-        before = states[d - 1]
-        after = table[before, column[tries.byte[node]]]
+        d = tries.nodes[node, DEPTH]
+        after = table[states[d - 1], column[tries.nodes[node, BYTE]]]
         if after == UNKNOWN:
-            status = expand(net, made, work, before)
-            if status:
-                return status
-            after = table[before, column[tries.byte[node]]]
+            return node
+        skip = tries.nodes[node, SKIP]
+        number = np.int64(tries.nodes[node, REST]) if sorted_ else np.int64(NO_CLASS)
+        sure, most, longest = np.int64(0), np.int64(1), np.int64(-1)  # longest: -1: walk on; -2: dead
         if after < 0:
-            if full:
-                for i in range(tries.first[node], tries.first[tries.skip[node]]):
-                    token = tries.tokens[i]
-                    row[token >> 5] &= ~(np.int32(1) << np.int32(token & 31))
-            node = tries.skip[node]
-            continue
-        number = np.int64(tries.rest[node])
-        sure, most = np.int64(0), np.int64(1)
-        if number >= 0:
+            longest = -2
+        elif number >= 0:
             pending = number & PENDING
             number &= PENDING - 1
-            rooms = np.int64(known[after, number])
+            rooms = dfa.states[after, ROOM + number]
             if rooms < 0:
-                rooms = np.int64(room(net, made, after, number))
+                rooms = room(dfa, after, number)
             if (pending != 0) == (rooms & INSIDE != 0):
                 sure, most = rooms & SURE, rooms >> MOST
-        if sure == INFINITE or sure == most:
-            longest = 255 if sure == INFINITE else sure + np.int64(tries.chars[node])
-            for i in range(tries.first[node], tries.first[tries.skip[node]]):
-                if (tries.token_chars[i] <= longest) != full:
-                    token = tries.tokens[i]
-                    bit = np.int32(1) << np.int32(token & 31)
-                    if full:
-                        row[token >> 5] &= ~bit
-                    else:
-                        row[token >> 5] |= bit
-                elif longest == 255 and full:
-                    break
-            node = tries.skip[node]
+            if sure == INFINITE:
+                longest = INFINITE
+            elif sure == most:
+                longest = sure + tries.nodes[node, CHARS]
+        if longest == -1:
+            states[d] = after
+            if not full:
+                for i in range(tries.nodes[node, FIRST], tries.nodes[node + 1, FIRST]):
+                    token = tries.tokens[i, 0]
+                    row[token >> 5] |= np.int32(1) << np.int32(token & 31)
+            node += 1
             continue
-        states[d] = after
-        if not full:
-            for i in range(tries.first[node], tries.first[node + 1]):
-                token = tries.tokens[i]
-                row[token >> 5] |= np.int32(1) << np.int32(token & 31)
-        node += 1
-    return DONE
+        if longest != INFINITE if full else after >= 0:
+            for i in range(tries.nodes[node, FIRST], tries.nodes[skip, FIRST]):
+                if (tries.tokens[i, 1] <= longest) != full:
+                    token = tries.tokens[i, 0]
+                    row[token >> 5] ^= np.int32(1) << np.int32(token & 31)
+        node = skip
+    return stop
 
 
-@_compiled
-def fill_nodes(
-    net: Net,
-    made: Made,
-    work: Work,
-    column: NDArray[np.int16],
-    tries: Tries,
-    node: int,
-    stop: int,
-    state: int,
-    states: NDArray[np.int32],
-    row: NDArray[np.int32],
-) -> Any:
-    """Set the bits of the allowed tokens in the nodes [node, stop), siblings and what is below them. A status."""
-    if node >= stop:
-        return DONE
-    states[tries.depth[node] - 1] = state
-    return _walk(net, made, work, column, tries, node, stop, states, row)
-
-
-@_compiled
-def fill_parts(
-    net: Net,
-    made: Made,
-    work: Work,
-    column: NDArray[np.int16],
-    classes: Tries,
-    state: int,
-    states: NDArray[np.int32],
-    row: NDArray[np.int32],
-) -> Any:
-    """As `fill`, out of tokens that are sorted into classes."""
-    status = expand(net, made, work, state)
-    if status:
-        return status
-    table = made.table
-    inside = room(net, made, state, 0) & INSIDE
-    for p in range(len(classes.part)):
-        node, stop, number, spaced, first_row = classes.part[p]
-        if node >= stop:
-            continue
-        if number < 0:
-            if number == CONTROL and not work.numbers[CONTROLS]:
-                continue
-            states[0] = state
-            status = _correct(net, made, work, column, classes, False, node, stop, states, row)
-            if status:
-                return status
-            continue
-        if inside:
-            continue  # of a character: no token of a class begins there
-        begin = state
-        if spaced:
-            begin = table[state, column[32]]
-            if begin == DEAD:
-                continue
-            status = expand(net, made, work, begin)
-            if status:
-                return status
-        rooms = np.int64(room(net, made, begin, number))
-        sure, most = rooms & SURE, rooms >> MOST
-        if sure == most or sure == INFINITE:
-            held = classes.rows[first_row + min(sure, LONGEST + 1)]
-            for i in range(len(row)):
-                row[i] |= held[i]
-            if LONGEST < sure < INFINITE:
-                for i in range(classes.first[node], classes.first[stop]):
-                    if classes.token_chars[i] > sure:
-                        token = classes.tokens[i]
-                        row[token >> 5] &= ~(np.int32(1) << np.int32(token & 31))
-            continue
-        allowed, at = 0, node
-        while at < stop:
-            after = table[begin, column[classes.byte[at]]]
-            below = classes.first[classes.skip[at]] - classes.first[at]
-            if after == DEAD:
-                allowed -= below
-            elif (room(net, made, after, number) & SURE) == INFINITE:
-                allowed += below
-            at = classes.skip[at]
-        full = allowed > 0
-        if full:
-            held = classes.rows[first_row + LONGEST + 1]
-            for i in range(len(row)):
-                row[i] |= held[i]
-        states[spaced] = begin
-        status = _correct(net, made, work, column, classes, full, node, stop, states, row)
-        if status:
-            return status
-    return DONE
+AUTOMATIC, NODES, SHORT, LONG = 0, 1, 2, 4  # of `fill`: which tokens
 
 
 @_compiled
 def fill(
-    net: Net,
-    made: Made,
-    work: Work,
+    dfa: Arrays,
     column: NDArray[np.int16],
     tries: Tries,
     short: Tries,
     long: Tries,
-    narrow: int,
+    which: int,
+    first: int,
+    last: int,
     state: int,
     states: NDArray[np.int32],
     row: NDArray[np.int32],
 ) -> Any:
-    """Set the bits of all tokens that may follow `state`, out of `tries` or, if more than `narrow` nodes lie there below
-    the first bytes that are alive, out of `short` and `long` (the same tokens, sorted into classes). Returns a status:
-    if it is not DONE, the same call again makes `row` complete."""
-    status = expand(net, made, work, state)
-    if status:
-        return status
-    table = made.table
-    nodes, node = 0, 0
-    while node < len(tries.byte):
-        if table[state, column[tries.byte[node]]] >= 0:
-            nodes += tries.skip[node] - node
-        node = tries.skip[node]
-    if nodes < narrow or room(net, made, state, 0) & INSIDE:
-        states[0] = state
-        return _walk(net, made, work, column, tries, 0, len(tries.byte), states, row)
-    status = fill_parts(net, made, work, column, short, state, states, row)
-    if status:
-        return status
-    return fill_parts(net, made, work, column, long, state, states, row)
+    """Set in `row` the bits of tokens that may follow `state`. Before, they are clear.
+
+    `which`: NODES: the nodes [first, last) of `tries`, siblings and what is below them; SHORT, LONG: the tokens of these,
+    which are sorted into classes; AUTOMATIC: all tokens, as NODES if there are less than `first` nodes below the first
+    bytes that are alive, else as SHORT and LONG. Returns a status; if it is not DONE, `row` has to be cleared again.
+    """
+    table = dfa.table
+    if which == AUTOMATIC:
+        status = expand(dfa, state)
+        if status:
+            return status
+        nodes, node = 0, 0
+        while node < len(tries.nodes) - 1:
+            if table[state, column[tries.nodes[node, BYTE]]] >= 0:
+                nodes += tries.nodes[node, SKIP] - node
+            node = tries.nodes[node, SKIP]
+        which = SHORT | LONG
+        if nodes < first:
+            which, first, last = NODES, 0, len(tries.nodes) - 1
+    for kind in range(3):
+        if not which >> kind & 1:
+            continue
+        part = tries if kind == 0 else short if kind == 1 else long
+        for p in range(len(part.part)):
+            node, stop, number, spaced, rows = part.part[p]
+            begin, full = np.int64(state), False
+            if kind == 0:
+                node, stop = first, last
+            if node >= stop or (number == CONTROL and not dfa.numbers[CONTROLS]):
+                continue
+            status = expand(dfa, begin)
+            if status:
+                return status
+            if number >= 0:
+                if room(dfa, begin, 0) & INSIDE:
+                    continue  # of a character: no token of a class begins there
+                if spaced:
+                    begin = np.int64(table[begin, column[32]])
+                    if begin == DEAD:
+                        continue
+                    status = expand(dfa, begin)
+                    if status:
+                        return status
+                rooms = room(dfa, begin, number)
+                sure, most = rooms & SURE, rooms >> MOST
+                weight, at = 0, node  # of tokens below bytes behind which all is allowed, minus those that are dead
+                if sure != most and sure != INFINITE:
+                    while at < stop:
+                        after = table[begin, column[part.nodes[at, BYTE]]]
+                        below = part.nodes[part.nodes[at, SKIP], FIRST] - part.nodes[at, FIRST]
+                        if after == DEAD:
+                            weight -= below
+                        elif room(dfa, after, number) & SURE == INFINITE:
+                            weight += below
+                        at = part.nodes[at, SKIP]
+                    sure, full = np.int64(INFINITE), weight > 0
+                if at == node or full:
+                    held = part.rows[rows + min(sure, LONGEST + 1)]
+                    for i in range(len(row)):
+                        row[i] |= held[i]
+                if at == node:
+                    if LONGEST < sure < INFINITE:
+                        for i in range(part.nodes[node, FIRST], part.nodes[stop, FIRST]):
+                            if part.tokens[i, 1] > sure:
+                                row[part.tokens[i, 0] >> 5] ^= np.int32(1) << np.int32(part.tokens[i, 0] & 31)
+                    continue
+            states[part.nodes[node, DEPTH] - 1] = begin
+            while True:
+                node = _walk(dfa, column, part, kind > 0, full, node, stop, states, row)
+                if node == stop:
+                    break
+                status = expand(dfa, states[part.nodes[node, DEPTH] - 1])
+                if status:
+                    return status
+    return DONE
 
 
-
-def joined(parts: Sequence[tuple[int, bool, TokenTrie]], rows: Sequence[Sequence[NDArray[np.int32]]], words: int) -> Tries:
+def joined(
+    parts: Sequence[tuple[int, bool, TokenTrie]], rows: Sequence[Sequence[NDArray[np.int32]]], words: int
+) -> Tries:
     """Tries of (class or -1, spaced, tokens) one behind the other; `rows` of each class, in the same order."""
     part, nodes, tokens, row = [], 0, 0, 0
     skip, first = [], []
@@ -311,15 +231,15 @@ def joined(parts: Sequence[tuple[int, bool, TokenTrie]], rows: Sequence[Sequence
         rest.append(inside)
     ends = [np.repeat(of, np.diff(trie.first)) for of, trie in zip(chars, tries, strict=True)]
     held = [row for of in rows for row in of]
+    columns = [[trie.byte for trie in tries], [trie.depth for trie in tries], skip, first, chars, rest]
+    table = np.zeros((nodes + 1, len(columns)), np.int32)
+    for column, of in enumerate(columns):
+        table[:nodes, column] = np.concatenate(of)
+    table[nodes, FIRST] = tokens
+    ids = np.concatenate([trie.tokens for trie in tries])
     return Tries(
-        np.concatenate([trie.byte for trie in tries]),
-        np.concatenate([trie.depth for trie in tries]),
-        np.concatenate(skip).astype(np.int32),
-        np.concatenate([*first, [tokens]]).astype(np.int32),
-        np.concatenate([trie.tokens for trie in tries]),
-        np.concatenate(chars),
-        np.concatenate(rest),
-        np.concatenate(ends),
+        table,
+        np.stack([ids, np.concatenate(ends)], axis=1).astype(np.int32),
         np.array(part, np.int32),
         np.array(held, np.int32) if held else np.zeros((0, words), np.int32),
     )
@@ -349,7 +269,11 @@ def _characters(
     deepest = 0
     for node in range(len(byte)):
         deepest = max(deepest, np.int64(depth[node]))
-    point, missing, length = np.zeros(deepest + 1, np.int64), np.zeros(deepest + 1, np.int64), np.zeros(deepest + 1, np.int64)
+    point, missing, length = (
+        np.zeros(deepest + 1, np.int64),
+        np.zeros(deepest + 1, np.int64),
+        np.zeros(deepest + 1, np.int64),
+    )
     count = np.zeros(deepest + 1, np.int64)
     own = np.zeros(len(byte), np.uint8)
     pending = np.zeros(len(byte), np.bool_)
@@ -377,7 +301,9 @@ def _characters(
         if missing[d]:
             pending[node] = True
             own[node] = 0 if first[node + 1] > first[node] else 255  # a token must not end there
-    below = np.full(deepest + 2, 255, np.uint8)  # of the nodes of each depth since their parent: behind the node in hand
+    below = np.full(
+        deepest + 2, 255, np.uint8
+    )  # of the nodes of each depth since their parent: behind the node in hand
     for node in range(len(byte) - 1, -1, -1):
         d = np.int64(depth[node])
         inside = below[d + 1]
