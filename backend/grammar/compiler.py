@@ -107,9 +107,15 @@ def matches(constraint: Constraint, text: str | bytes) -> bool:
 
 
 def warm_up() -> None:
-    """Load what the first constraint would wait for: the compiled walk and the Unicode tables. Takes up to seconds."""
-    tiny = Vocabulary([b"a", b" "], 2, frozenset(), lambda text: [])
-    compile_constraint(Constraint("regex", r"(?i)\w\s"), tiny).matcher().mask()
+    """Load what the first constraint would wait for: the compiled automaton and walk, and the Unicode tables. Takes up
+    to seconds, and longer for the first time on a machine, when they are compiled."""
+    tokens = [bytes([i]) for i in range(128)]
+    tiny = Vocabulary(tokens, len(tokens), frozenset(), lambda text: list(text.encode("ascii", "ignore")))
+    matcher = compile_constraint(Constraint("regex", r"abc(?i:\w)\s[a-z]{100}x{40}"), tiny).matcher()
+    for token in b"abcd e":
+        matcher.forced()
+        matcher.mask()
+        matcher.accept(token)
 
 
 PEER_BYTES = 1 << 20  # what a grammar of another engine is counted as: they do not tell

@@ -58,11 +58,12 @@ class NumbaWalker:
     def _sorted(self, vocab: Vocabulary, shortest: int, longest: int | None) -> Any:
         classes = token_classes(vocab, shortest, longest, self._compiled.LONGEST_TOKEN)
         plain = frozenset[int]().union(*(known.ids for known in classes))
-        parts = [(known.number, known.spaced, build_trie(vocab, only=known.ids)) for known in classes]
-        control = frozenset(i for i, text in enumerate(vocab.token_bytes) if text and min(text) < 0x20)
-        inside, others = control - plain, control | plain
-        parts.append((self._walk.CONTROL, False, build_trie(vocab, shortest=shortest, longest=longest, only=inside)))
-        parts.append((self._walk.PLAIN, False, build_trie(vocab, shortest=shortest, longest=longest, without=others)))
+        outside: dict[int, list[int]] = {self._walk.CONTROL: [], self._walk.PLAIN: []}
+        for i, text in enumerate(vocab.token_bytes):
+            if text and shortest <= len(text) <= (longest or len(text)) and i not in plain:
+                outside[self._walk.CONTROL if min(text) < 0x20 else self._walk.PLAIN].append(i)
+        parts = [(known.number, known.spaced, build_trie(vocab, known.ids)) for known in classes]
+        parts += [(kind, False, build_trie(vocab, frozenset(ids))) for kind, ids in outside.items()]
         return self._walk.joined(parts, [known.rows for known in classes], self.trie.row_words)
 
     def automaton(self, *what: Any, **options: Any) -> Dfa:
@@ -105,8 +106,9 @@ class NumpyWalker:
         if sliced:
             classes = token_classes(vocab)
             plain = frozenset[int]().union(*(known.ids for known in classes))
-            self._parts = [(of, NumpyWalker(build_trie(vocab, only=of.ids), vocab, sliced=False)) for of in classes]
-            self._outside = NumpyWalker(build_trie(vocab, without=plain), vocab, sliced=False)
+            self._parts = [(of, NumpyWalker(build_trie(vocab, of.ids), vocab, sliced=False)) for of in classes]
+            others = frozenset(range(vocab.size)) - plain
+            self._outside = NumpyWalker(build_trie(vocab, others), vocab, sliced=False)
         self._order = np.argsort(trie.depth, kind="stable").astype(np.int32)
         bounds = np.searchsorted(trie.depth[self._order], np.arange(1, trie.max_depth + 2))
         total = len(trie.byte)
