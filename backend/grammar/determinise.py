@@ -523,7 +523,8 @@ def forced(dfa: Arrays, state: int, text: NDArray[np.uint8]) -> Any:
 @_compiled
 def room(dfa: Arrays, state: int, number: int) -> Any:
     """sure | most << MOST: any text of up to `sure` characters of class `number` may follow, and none of more than `most`
-    (INFINITE: as many as a token may have). | INSIDE: in the middle of a character; they are counted behind that one."""
+    (INFINITE: as many as a token may have). | INSIDE: in the middle of a character, which may
+    end in any way; they are counted behind it."""
     net = dfa.net
     known = dfa.states[state, ROOM + number]
     if known >= 0:
@@ -566,7 +567,7 @@ def room(dfa: Arrays, state: int, number: int) -> Any:
     most = max(sure, min(most, INFINITE))
     if inside and not ends_well:
         sure, most = 0, max(most, 1)
-    dfa.states[state, ROOM + number] = sure | most << MOST | (INSIDE if inside else 0)
+    dfa.states[state, ROOM + number] = sure | most << MOST | (INSIDE if ends_well else 0)
     return dfa.states[state, ROOM + number]
 
 

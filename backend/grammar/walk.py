@@ -35,7 +35,7 @@ from stemma.backend.grammar.charset import LAST
 from stemma.backend.grammar.slices import CLASSES, LONGEST
 from stemma.backend.grammar.trie import TokenTrie
 
-BYTE, DEPTH, SKIP, FIRST, CHARS, REST = range(6)  # columns of `Tries.nodes`
+BYTE, DEPTH, SKIP, FIRST, CHARS, REST, BELOW = range(7)  # columns of `Tries.nodes`
 NO_CLASS, NOTHING, PENDING = -1, -2, 16
 PLAIN, CONTROL = -1, -2
 NARROW = 6000  # nodes below the first bytes that are alive: so few are walked without sorting them into classes
@@ -44,10 +44,13 @@ NARROW = 6000  # nodes below the first bytes that are alive: so few are walked w
 class Tries(NamedTuple):
     """Several tries one behind the other; the arrays of `trie.TokenTrie`, and for each node and token its characters.
 
-    `rest`: of each node, the narrowest class of `slices` that all characters below it are in, NO_CLASS or NOTHING; with
-    PENDING where the node's own character goes on. `part`: int32[parts, 5], first node, stop, class (or none:
+    `nodes`: int32[nodes + 1, 7]: byte, depth, the node behind its subtree, its first token, the characters that begin on
+    the way to it; REST: the narrowest class of `slices` that all characters below it are in, NO_CLASS or NOTHING; with
+    PENDING where the node's own character goes on; BELOW: the most characters of its tokens and of those below.
+    `tokens`: int32[tokens, 2]: id, characters. `part`: int32[parts, 6], first node, stop, class (or none:
     PLAIN, or CONTROL for tokens with a byte below 0x20), whether its tokens all begin with a space (whose
-    node is left out, and not counted as a character), first row of `rows`. `rows`: int32[.., row_words], for each class the tokens of up to 0, 1, … LONGEST
+    node is left out, and not counted as a character), first row of `rows`, the
+    most characters of a token. `rows`: int32[.., row_words], for each class the tokens of up to 0, 1, … LONGEST
     characters, and all.
     """
 
@@ -83,7 +86,7 @@ def _walk(
             return node
         skip = tries.nodes[node, SKIP]
         number = np.int64(tries.nodes[node, REST]) if sorted_ else np.int64(NO_CLASS)
-        sure, most, longest = np.int64(0), np.int64(1), np.int64(-1)  # longest: -1: walk on; -2: dead
+        sure, most, longest = np.int64(-256), np.int64(1), np.int64(-1)  # longest: -1: walk on; -2: dead
         if after < 0:
             longest = -2
         elif number >= 0:
@@ -94,7 +97,7 @@ def _walk(
                 rooms = room(dfa, after, number)
             if (pending != 0) == (rooms & INSIDE != 0):
                 sure, most = rooms & SURE, rooms >> MOST
-            if sure == INFINITE:
+            if sure + tries.nodes[node, CHARS] >= tries.nodes[node, BELOW]:
                 longest = INFINITE
             elif sure == most:
                 longest = sure + tries.nodes[node, CHARS]
@@ -156,7 +159,7 @@ def fill(
             continue
         part = tries if kind == 0 else short if kind == 1 else long
         for p in range(len(part.part)):
-            node, stop, number, spaced, rows = part.part[p]
+            node, stop, number, spaced, rows, longest = part.part[p]
             begin, full = np.int64(state), False
             if kind == 0:
                 node, stop = first, last
@@ -177,6 +180,8 @@ def fill(
                         return status
                 rooms = room(dfa, begin, number)
                 sure, most = rooms & SURE, rooms >> MOST
+                if sure >= longest:
+                    sure = np.int64(INFINITE)
                 weight, at = 0, node  # of tokens below bytes behind which all is allowed, minus those that are dead
                 if sure != most and sure != INFINITE:
                     while at < stop:
@@ -184,7 +189,7 @@ def fill(
                         below = part.nodes[part.nodes[at, SKIP], FIRST] - part.nodes[at, FIRST]
                         if after == DEAD:
                             weight -= below
-                        elif room(dfa, after, number) & SURE == INFINITE:
+                        elif room(dfa, after, number) & SURE >= longest:
                             weight += below
                         at = part.nodes[at, SKIP]
                     sure, full = np.int64(INFINITE), weight > 0
@@ -217,21 +222,25 @@ def joined(
     skip, first = [], []
     for i, (number, spaced, trie) in enumerate(parts):
         size = len(trie.byte)
-        part.append((nodes + spaced, nodes + size, number, spaced, row))
+        part.append([nodes + spaced, nodes + size, number, spaced, row])
         skip.append(trie.skip + nodes)
         first.append(trie.first[:-1] + tokens)
         nodes, tokens = nodes + size, tokens + len(trie.tokens)
         row += len(rows[i]) if i < len(rows) else 0
     tries = [trie for _, _, trie in parts]
-    chars, rest = [], []
+    chars, rest, below = [], [], []
     for _, spaced, trie in parts:
-        counts, inside = np.zeros(len(trie.byte), np.uint8), np.zeros(len(trie.byte), np.int8)
-        _characters(trie.byte, trie.depth, trie.first, _members(), spaced, counts, inside)
+        counts, most = np.zeros(len(trie.byte), np.uint8), np.zeros(len(trie.byte), np.uint8)
+        inside = np.zeros(len(trie.byte), np.int8)
+        _characters(trie.byte, trie.depth, trie.first, _members(), spaced, counts, inside, most)
         chars.append(counts)
         rest.append(inside)
+        below.append(most)
     ends = [np.repeat(of, np.diff(trie.first)) for of, trie in zip(chars, tries, strict=True)]
     held = [row for of in rows for row in of]
-    columns = [[trie.byte for trie in tries], [trie.depth for trie in tries], skip, first, chars, rest]
+    for numbers, of in zip(part, below, strict=True):
+        numbers.append(of.max(initial=0))
+    columns = [[trie.byte for trie in tries], [trie.depth for trie in tries], skip, first, chars, rest, below]
     table = np.zeros((nodes + 1, len(columns)), np.int32)
     for column, of in enumerate(columns):
         table[:nodes, column] = np.concatenate(of)
@@ -264,8 +273,10 @@ def _characters(
     spaced: bool,
     chars: NDArray[np.uint8],
     rest: NDArray[np.int8],
+    most: NDArray[np.uint8],
 ) -> None:
-    """Fill `chars`, the characters that begin on the way to each node (255: that many or more), and `rest`."""
+    """Fill `chars`, the characters that begin on the way to each node (255: that many or more), `rest`,
+    and `most`: of the tokens at or below it the most characters."""
     deepest = 0
     for node in range(len(byte)):
         deepest = max(deepest, np.int64(depth[node]))
@@ -304,10 +315,16 @@ def _characters(
     below = np.full(
         deepest + 2, 255, np.uint8
     )  # of the nodes of each depth since their parent: behind the node in hand
+    longest = np.zeros(deepest + 2, np.uint8)
     for node in range(len(byte) - 1, -1, -1):
         d = np.int64(depth[node])
         inside = below[d + 1]
         below[d + 1] = 255
+        if first[node + 1] > first[node]:
+            longest[d] = max(longest[d], chars[node])
+        longest[d] = max(longest[d], longest[d + 1])
+        most[node] = longest[d + 1] if first[node + 1] == first[node] else max(longest[d + 1], chars[node])
+        longest[d + 1] = 0
         below[d] &= own[node] & inside
         if node + 1 == len(byte) or depth[node + 1] <= d:
             rest[node] = NOTHING
