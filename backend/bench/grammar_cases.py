@@ -71,7 +71,7 @@ HOSTILE = next(pattern for pattern in REGEXES if pattern.name == "json string of
 
 _PROSE = 'It said: "naïve café, 東京"; then (slowly) 12 grey geese__flew 3.5 km.'
 
-# States in which most of a vocabulary is allowed. Each is a grammar of its own, so every state is met for the first time.
+# States in which most of a vocabulary is allowed. Each is a grammar of its own: every state is met for the first time.
 WIDE = (
     _regex("any text", r".*", _PROSE),
     _regex("any text but", r"[^%#]{0,90}\.", _PROSE),

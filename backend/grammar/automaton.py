@@ -39,10 +39,6 @@ _MEMO_SIZE = 256  # closures above this size are not kept
 Items = frozenset[int]
 
 
-def _tree_of(item: int) -> int:
-    return item & _TREE_MASK
-
-
 class Dfa:
     """Deterministic states, numbered as they are met; 0 is the start. Reads need no lock; `expand` takes it.
 
@@ -166,7 +162,7 @@ class Dfa:
             if self.table[state, 0] != UNKNOWN:
                 return self.table[state]
             width = self.table.shape[1]
-            items = sorted([i for i in self._items[state] if i >= 0], key=_tree_of)
+            items = sorted([i for i in self._items[state] if i >= 0], key=lambda item: item & _TREE_MASK)
             row = self._row_of_one(items[0], width) if len(items) == 1 else self._row_of_many(items, width)
             self.table[state, 1:] = row[1:]
             self.table[state, 0] = row[0]  # last: readers without the lock look here
@@ -180,10 +176,7 @@ class Dfa:
                 after = self._intern(self._complete(rest_of_item))
             else:
                 after = self._state_of_item(rest << _PLACE_BITS | rest_of_item)
-            if low == high:
-                row[low] = after
-            else:
-                row[low : high + 1] = [after] * (high + 1 - low)
+            row[low : high + 1] = [after] * (high + 1 - low)
         return row
 
     def _row_of_many(self, items: list[int], width: int) -> list[int]:

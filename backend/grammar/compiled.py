@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stemma.backend.grammar import determinise as d
+from stemma.backend.grammar import arrays, determinise, rooms
 from stemma.backend.grammar.automaton import DEAD, Dfa
 from stemma.backend.grammar.limits import MAX_ITEMS, MAX_PUSHES, MAX_STATES, MAX_WORK
 from stemma.backend.grammar.slices import CLASSES, LONGEST, touches
 from stemma.lang.errors import ConstraintError
 
-LONGEST_TOKEN = d.INFINITE - 1  # characters of tokens that are in classes
+LONGEST_TOKEN = rooms.INFINITE - 1  # characters of tokens that are in classes
 _FIRST_STATES = 1024
 _FIRST_ITEMS = 4096
 _FIRST_STACKS = 256
@@ -32,7 +32,7 @@ class _Flags:
         self.states = states
 
     def __getitem__(self, index: int) -> bool:
-        return bool(self.states[index, d.ACCEPTING])
+        return bool(self.states[index, arrays.ACCEPTING])
 
 
 class CompiledDfa(Dfa):
@@ -42,52 +42,52 @@ class CompiledDfa(Dfa):
 
     def _begin(self) -> None:
         width = self.table.shape[1]
-        numbers = np.zeros(d.NUMBERS, np.int64)
-        numbers[d.MAX_STATES], numbers[d.MAX_ITEMS] = MAX_STATES, MAX_ITEMS
-        numbers[d.MAX_EFFORT], numbers[d.MAX_PUSHES] = MAX_WORK, MAX_PUSHES
-        numbers[d.CONTROLS] = any(low < 0x20 for tree in self._nfa.trees for low, _, _ in tree)
+        numbers = np.zeros(arrays.NUMBERS, np.int64)
+        numbers[arrays.MAX_STATES], numbers[arrays.MAX_ITEMS] = MAX_STATES, MAX_ITEMS
+        numbers[arrays.MAX_EFFORT], numbers[arrays.MAX_PUSHES] = MAX_WORK, MAX_PUSHES
+        numbers[arrays.CONTROLS] = any(low < 0x20 for tree in self._nfa.trees for low, _, _ in tree)
         net = self._net({})
         if loops := self._loops_of_many(net):
             net = self._net(loops)
-        self.arrays = d.Arrays(
+        self.arrays = arrays.Arrays(
             net,
             np.empty((_FIRST_STATES, width), np.int32),
-            np.empty((_FIRST_STATES, d.STATE_WIDTH), np.int64),
+            np.empty((_FIRST_STATES, arrays.STATE_WIDTH), np.int64),
             np.empty(_FIRST_ITEMS, np.int64),
             np.zeros(2 * _FIRST_STATES, np.int32),
             np.empty((_FIRST_STACKS, 3), np.int64),
             np.zeros(2 * _FIRST_STACKS, np.int32),
             numbers,
-            np.zeros((d.SCRATCH, _FIRST_SCRATCH), np.int64),
+            np.zeros((arrays.SCRATCH, _FIRST_SCRATCH), np.int64),
         )
         self.accepting = _Flags(self.arrays.states)
         self.table = self.arrays.table
-        self._made_state(d.start_state)
+        self._made_state(determinise.start_state)
 
     @property
     def crowded(self) -> bool:
         n = self.arrays.numbers
-        return max(n[d.STATES] / MAX_STATES, n[d.ITEMS] / MAX_ITEMS, n[d.EFFORT] / MAX_WORK) > 0.5
+        return max(n[arrays.STATES] / MAX_STATES, n[arrays.ITEMS] / MAX_ITEMS, n[arrays.EFFORT] / MAX_WORK) > 0.5
 
     @property
     def matches_nothing(self) -> bool:
-        return self.arrays.numbers[d.STATES] == 0
+        return self.arrays.numbers[arrays.STATES] == 0
 
     @property
     def nbytes(self) -> int:
         """What is in use; the rest of the arrays has no memory yet."""
         a = self.arrays
-        used = (a.numbers[d.STATES], a.numbers[d.ITEMS], a.numbers[d.STACKS])
-        held = int(np.dot(used, (4 * a.table.shape[1] + 8 * d.STATE_WIDTH, 8, 24)))
+        used = (a.numbers[arrays.STATES], a.numbers[arrays.ITEMS], a.numbers[arrays.STACKS])
+        held = int(np.dot(used, (4 * a.table.shape[1] + 8 * arrays.STATE_WIDTH, 8, 24)))
         return held + sum(array.nbytes for array in (a.net, a.slots, a.stack_slots, a.scratch)) + self._nfa.nbytes
 
     def items_of(self, state: int) -> NDArray[np.int64]:
         states = self.arrays.states
-        return self.arrays.items[states[state, d.START] : states[state, d.STOP]]
+        return self.arrays.items[states[state, arrays.START] : states[state, arrays.STOP]]
 
     def expand(self, state: int) -> NDArray[np.int32]:
         with self.lock:
-            while status := d.expand(self.arrays, state):
+            while status := determinise.expand(self.arrays, state):
                 self.grow(status)
             return self.table[state]
 
@@ -95,13 +95,13 @@ class CompiledDfa(Dfa):
         if not self.has_runs:
             return state
         with self.lock:
-            return self._made_state(d.shaped, state, horizon)
+            return self._made_state(determinise.shaped, state, horizon)
 
     def forced_bytes(self, state: int, limit: int) -> bytes:
         text = np.empty(limit, np.uint8)
         with self.lock:
             while True:
-                n, status = d.forced(self.arrays, state, text)
+                n, status = determinise.forced(self.arrays, state, text)
                 if not status:
                     return text[:n].tobytes()
                 self.grow(status)
@@ -111,35 +111,35 @@ class CompiledDfa(Dfa):
 
     def room(self, state: int, number: int) -> tuple[int, bool]:
         with self.lock:
-            found = int(d.room(self.arrays, state, number))
-        if found & d.INSIDE:
+            found = int(rooms.room(self.arrays, state, number))
+        if found & rooms.INSIDE:
             return 0, False
-        sure = found & d.SURE
-        return min(sure, LONGEST), sure == found >> d.MOST and sure <= LONGEST
+        sure = found & rooms.SURE
+        return min(sure, LONGEST), sure == found >> rooms.MOST and sure <= LONGEST
 
     def grow(self, status: int) -> None:
         """Make room for what a compiled step has asked for. ConstraintError where there must not be more."""
-        if status == d.REFUSED:
+        if status == arrays.REFUSED:
             self._refuse()
         a = self.arrays
-        if status == d.MORE_STATES:
+        if status == arrays.MORE_STATES:
             n = _GROWTH * len(a.table)
             states, slots = _longer(a.states, n), np.zeros(2 * n, np.int32)
-            d.fill_slots(slots, states, a.numbers[d.STATES])
+            determinise.fill_slots(slots, states, a.numbers[arrays.STATES])
             self.arrays = a._replace(table=_longer(a.table, n), states=states, slots=slots)
             self.accepting.states = states
             self.table = self.arrays.table
-        elif status == d.MORE_ITEMS:
+        elif status == arrays.MORE_ITEMS:
             self.arrays = a._replace(items=_longer(a.items, _GROWTH * len(a.items)))
-        elif status == d.MORE_STACKS:
+        elif status == arrays.MORE_STACKS:
             n = _GROWTH * len(a.stacks)
-            if n > 1 << d.STACK_BITS:
+            if n > 1 << arrays.STACK_BITS:
                 self._refuse()
             stacks, slots = _longer(a.stacks, n), np.zeros(2 * n, np.int32)
-            d.fill_stack_slots(slots, stacks, a.numbers[d.STACKS])
+            determinise.fill_stack_slots(slots, stacks, a.numbers[arrays.STACKS])
             self.arrays = a._replace(stacks=stacks, stack_slots=slots)
         else:
-            self.arrays = a._replace(scratch=np.zeros((d.SCRATCH, _GROWTH * a.scratch.shape[1]), np.int64))
+            self.arrays = a._replace(scratch=np.zeros((arrays.SCRATCH, _GROWTH * a.scratch.shape[1]), np.int64))
 
     def _made_state(self, make: Callable[..., int], *what: int) -> int:
         while (state := int(make(self.arrays, *what))) < DEAD:
@@ -150,8 +150,8 @@ class CompiledDfa(Dfa):
         """Places where any characters of some classes may follow without end, but by several edges for each class: bits
         of the classes. What is left when all that leads elsewhere has been struck out, again and again."""
         nfa = self._nfa
-        touches = net[net[d.TOUCHES] : net[d.DEEP]].tolist()
-        sure = net[net[d.SURELY] : net[d.ONWARD]].reshape(-1, len(CLASSES))
+        touches = net[net[arrays.TOUCHES] : net[arrays.DEEP]].tolist()
+        sure = net[net[arrays.SURELY] : net[arrays.ONWARD]].reshape(-1, len(CLASSES))
         found: dict[int, int] = {}
         for place, edges in enumerate(nfa.edges):
             if len(edges) > 1 and place not in nfa.bounds:
@@ -180,7 +180,7 @@ class CompiledDfa(Dfa):
         while todo:
             at = todo.pop()
             bits |= found.get(at, 0)
-            bits |= sum(1 << c for c, n in enumerate(sure[at].tolist()) if n == d.INFINITE)
+            bits |= sum(1 << c for c, n in enumerate(sure[at].tolist()) if n == rooms.INFINITE)
             new = [to for to in self._nfa.empty[at] if to not in seen]
             seen.update(new)
             todo += new
@@ -190,7 +190,7 @@ class CompiledDfa(Dfa):
         """`loops`: what `_loops_of_many` has found. Each such place has an edge without moves, whose tree says so."""
         nfa = self._nfa
         places, trees = len(nfa.edges), len(nfa.trees)
-        if places > d.PLACE_MASK or trees >= d.TREE_MASK >> d.PLACE_BITS:
+        if places > arrays.PLACE_MASK or trees >= arrays.TREE_MASK >> arrays.PLACE_BITS:
             raise ConstraintError(f"the constraint needs {places} places and {trees} sets of characters: too many")
         edges, kinds = nfa.edges, sorted(set(loops.values()))
         if loops:
@@ -233,15 +233,15 @@ class CompiledDfa(Dfa):
             np.zeros(per_place, np.int32),
             np.zeros(per_bound, np.int32),
         ]
-        assert len(parts) == d.PARTS
+        assert len(parts) == arrays.PARTS
         total = sum(len(row) for row in nfa.calls.values())
-        header = np.array([*accumulate(map(len, parts), initial=d.PARTS + 4)], np.int32)
+        header = np.array([*accumulate(map(len, parts), initial=arrays.PARTS + 4)], np.int32)
         rest = np.array([places, total, len(nfa.runs), bool(nfa.blocks)], np.int32)
         net = np.concatenate([header[:-1], rest, *(np.asarray(part, np.int32) for part in parts)])
-        d.find_back_ends(net, np.zeros(places, np.int32), np.zeros(places, np.int32))
+        rooms.find_back_ends(net, np.zeros(places, np.int32), np.zeros(places, np.int32))
         end_of = dict(nfa.rule_spans)
         returns = {(end_of[start], back) for row in nfa.calls.values() for start, back in row}
-        d.static_rooms(net, np.array(sorted(returns), np.int32).reshape(-1, 2), barred)
+        rooms.static_rooms(net, np.array(sorted(returns), np.int32).reshape(-1, 2), barred)
         return net
 
 
@@ -255,10 +255,10 @@ def _rows(rows: Sequence[Any], width: int) -> tuple[NDArray[np.int32], NDArray[n
 
 
 def _kind(tree: Any) -> int:
-    if not all(0x80 <= low and high <= 0xBF for low, high, _ in tree):
+    if not all(low >= 0x80 and high <= 0xBF for low, high, _ in tree):
         return 0
-    full = len(tree) == 1 and tree[0][:2] == (0x80, 0xBF) and (tree[0][2] is None or _kind(tree[0][2]) & d.FULL)
-    return d.CONTINUES | (d.FULL if full else 0)
+    full = len(tree) == 1 and tree[0][:2] == (0x80, 0xBF) and (tree[0][2] is None or _kind(tree[0][2]) & arrays.FULL)
+    return arrays.CONTINUES | (arrays.FULL if full else 0)
 
 
 def _deep(tree: Any) -> int:

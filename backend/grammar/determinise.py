@@ -10,119 +10,81 @@ An item is `stack << STACK_SHIFT | tree << PLACE_BITS | place` (see `automaton`)
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from stemma.backend.grammar.slices import CLASSES
-
-DEAD, UNKNOWN = -1, -2
-ACCEPT = -1
-FREE = -1  # a count that does not matter within the horizon
-
-PLACE_BITS, TREE_BITS, STACK_BITS = 22, 17, 24
-PLACE_MASK = (1 << PLACE_BITS) - 1
-TREE_MASK = ((1 << TREE_BITS) - 1) << PLACE_BITS
-STACK_SHIFT = PLACE_BITS + TREE_BITS
-LOW_MASK = (1 << STACK_SHIFT) - 1
-
-DONE, MORE_STATES, MORE_ITEMS, MORE_STACKS, MORE_SCRATCH, REFUSED = 0, 1, 2, 3, 4, 5
-
-# In `Arrays.numbers`. CONTROLS: whether any text has a byte below 0x20.
-STATES, ITEMS, STACKS, EFFORT, MARK, MAX_STATES, MAX_ITEMS, MAX_EFFORT, MAX_PUSHES, CONTROLS = range(10)
-NUMBERS = 10
-
-INFINITE = 255  # characters, in rooms: more than any token of a class has
-SURE = 0xFF
-INSIDE = 1 << 8
-MOST = 9  # how far `most` is shifted
-_COUNTED = 25  # characters; longer ways are looked for without counting them
-_WITHOUT_COVERED = 4  # items; smaller sets are kept as they are
-
-
-# `Arrays.net` is the nondeterministic automaton in one array. It begins with where each of these parts begins in it, or
-# for the last ones with the number itself. `first_…` say where in the part behind it a place's (or tree's) entries begin.
-(
-    FIRST_EDGE,
-    EDGE,  # [edges, 2]: tree, target
-    FIRST_EMPTY,
+from stemma.backend.grammar.arrays import (
+    ACCEPT,
+    ACCEPTING,
+    BACK_IS_END,
+    BLOCKED,
+    BLOCKS,
+    BOUND,
+    CALL,
+    CLASS_COUNT,
+    DEAD,
+    DONE,
+    EDGE,
+    EFFORT,
     EMPTY,
     FIRST_CALL,
-    CALL,  # [calls, 2]: start, place to come back to
+    FIRST_EDGE,
+    FIRST_EMPTY,
     FIRST_MOVE,
-    MOVE,  # [moves, 3]: the columns from and to, and the subtree or -1
-    IS_END,  # [places]
-    BACK_IS_END,  # [places]: of those that calls come back to, whether nothing is left to do there
-    BLOCKS,  # [places], -1: none
-    BOUND,  # [places], -1: none
-    TO_END,  # [places]
-    LIMITS,  # [bounds, 2]: high, longest
-    RUN,  # [runs, 4]: first place, stop, stride, optional
-    SINGLE,  # [columns]: the only byte of the column, or -1
-    COVERS,  # [trees], bits of classes
-    TOUCHES,  # [trees], bits of classes
-    DEEP,  # [trees], bits of classes with an ASCII character that is only the beginning of an escape
-    KIND,  # [trees]: 0; CONTINUES: inside a character; FULL as well: and however that may go on
-    SURELY,  # [places, classes]: characters that may follow, whichever
-    ONWARD,  # [places, classes]: where a character of the class leads to on such a way; -1: none
-    AT_MOST,  # [places, classes]: no text of the class that follows is longer
-    END_MOST,  # [bounds, classes]: the same behind the end of a counting rule
-    PLACES,
-    CALLS,
+    FOUND,
+    FREE,
+    HASH,
+    IS_END,
+    ITEMS,
+    KEYS,
+    LIMITS,
+    LOW_MASK,
+    MARK,
+    MARKED,
+    MARKS,
+    MAX_EFFORT,
+    MAX_ITEMS,
+    MAX_PUSHES,
+    MAX_STATES,
+    MORE_ITEMS,
+    MORE_SCRATCH,
+    MORE_STACKS,
+    MORE_STATES,
+    MOVE,
+    PLACE_BITS,
+    PLACE_MASK,
+    REFUSED,
+    ROOM,
+    RUN,
     RUNS,
-    BLOCKED,
-) = range(28)
-PARTS = 24
+    SINGLE,
+    STACK_SHIFT,
+    STACKS,
+    STAMP,
+    START,
+    STATES,
+    STOP,
+    TO_END,
+    TODO,
+    TREE_MASK,
+    UNKNOWN,
+    WITHOUT_COVERED,
+    Arrays,
+    compiled,
+    inlined,
+)
 
 
-class Arrays(NamedTuple):
-    """The automaton. State i has the items `items[states[i, START]:states[i, STOP]]`, sorted. `slots` and
-    `stack_slots` are hash tables of numbers + 1. `scratch`: int64[9, a power of two]; its row MARKED is right where STAMP
-    is the number MARK."""
-
-    net: NDArray[np.int32]
-    table: NDArray[np.int32]
-    states: NDArray[np.int64]  # [states, STATE_WIDTH]
-    items: NDArray[np.int64]
-    slots: NDArray[np.int32]
-    stacks: NDArray[np.int64]  # [stacks, 3]
-    stack_slots: NDArray[np.int32]
-    numbers: NDArray[np.int64]
-    scratch: NDArray[np.int64]
-
-
-CLASS_COUNT = len(CLASSES)
-START, STOP, HASH, ACCEPTING, ROOM = range(5)
-STATE_WIDTH = ROOM + CLASS_COUNT
-TODO, FOUND, MARKED, STAMP, KEYS, MARKS = range(6)
-SCRATCH = MARKS + 4
-
-CONTINUES, FULL = 1, 2
-
-
-def _compiled(function: Any) -> Any:
-    """Compiled at the first call, and kept on disk for the next process where there is a place to write to."""
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither the package nor the user's cache folder can be written
-        return numba.njit(nogil=True)(function)
-
-
-def _inlined(function: Any) -> Any:
-    """Compiled into its callers: to hand over this many arrays takes longer than most of what is done with them."""
-    return numba.njit(nogil=True, forceinline=True)(function)
-
-
-@_inlined
+@inlined
 def _mixed(value: int) -> Any:
     value = (value ^ (value >> 31)) * 0x7FB5D329728EA185
     value = (value ^ (value >> 27)) * 0x1B03738712FAD5C9
     return value ^ (value >> 32)
 
 
-@_inlined
+@inlined
 def _mark(dfa: Arrays, key: int) -> Any:
     """Whether the key was not marked before."""
     mask, mark = dfa.scratch.shape[1] - 1, dfa.numbers[MARK]
@@ -135,7 +97,7 @@ def _mark(dfa: Arrays, key: int) -> Any:
     return True
 
 
-@_inlined
+@inlined
 def _sort(of: NDArray[np.int64], n: int) -> None:
     gap = 1
     while gap < n // 3:
@@ -150,7 +112,7 @@ def _sort(of: NDArray[np.int64], n: int) -> None:
         gap //= 3
 
 
-@_inlined
+@inlined
 def stack_of(dfa: Arrays, back: int, below: int, count: int) -> Any:
     """The number of a stack, new if need be; -1: no room."""
     mask = len(dfa.stack_slots) - 1
@@ -169,7 +131,7 @@ def stack_of(dfa: Arrays, back: int, below: int, count: int) -> Any:
     return i
 
 
-@_inlined
+@inlined
 def _closed(dfa: Arrays, n: int, found: int) -> Any:
     """Follow the empty moves, calls and returns from `todo[:n]` (stack and place); the items go behind `found[:found]`.
 
@@ -246,7 +208,7 @@ def _closed(dfa: Arrays, n: int, found: int) -> Any:
     return found
 
 
-@_inlined
+@inlined
 def _run_of(net: NDArray[np.int32], place: int) -> Any:
     """The number of the run that the place is in, or -1."""
     low, high = 0, net[RUNS]
@@ -259,7 +221,7 @@ def _run_of(net: NDArray[np.int32], place: int) -> Any:
     return low - 1 if low and place < net[net[RUN] + 4 * (low - 1) + 1] else -1
 
 
-@_inlined
+@inlined
 def interned(dfa: Arrays, n: int) -> Any:
     """The state of the items `found[:n]`, new if need be; DEAD for none of them. -2 minus a status: it cannot be."""
     items, numbers, net = dfa.scratch[FOUND], dfa.numbers, dfa.net
@@ -272,7 +234,7 @@ def interned(dfa: Arrays, n: int) -> Any:
     n = kept
     if n == 0:
         return DEAD
-    if n > _WITHOUT_COVERED and net[RUNS]:
+    if n > WITHOUT_COVERED and net[RUNS]:
         # At the same point of x{0,n}, whoever has most copies left can do all that the others can.
         if n > (dfa.scratch.shape[1] >> 1):
             return -2 - MORE_SCRATCH
@@ -328,7 +290,7 @@ def interned(dfa: Arrays, n: int) -> Any:
     return state
 
 
-@_inlined
+@inlined
 def _after(dfa: Arrays, begin: int, stop: int) -> Any:
     """The state of the keys `keys[begin:stop]`: items, and (negative) places that were reached. As `interned`."""
     net = dfa.net
@@ -347,9 +309,9 @@ def _after(dfa: Arrays, begin: int, stop: int) -> Any:
             blocked = False
             for j in range(begin, stop):
                 other = ~dfa.scratch[KEYS, j]
-                if dfa.scratch[KEYS, j] < 0 and net[net[BLOCKS] + (other & PLACE_MASK)] >= 0:
-                    if other - (other & PLACE_MASK) + net[net[BLOCKS] + (other & PLACE_MASK)] == at:
-                        blocked = True
+                if dfa.scratch[KEYS, j] < 0:
+                    block = net[net[BLOCKS] + (other & PLACE_MASK)]
+                    blocked = blocked or (block >= 0 and other - (other & PLACE_MASK) + block == at)
             if blocked:
                 continue
         stack, place = at >> STACK_SHIFT, at & PLACE_MASK
@@ -366,7 +328,7 @@ def _after(dfa: Arrays, begin: int, stop: int) -> Any:
     return interned(dfa, found)
 
 
-@_compiled
+@compiled
 def start_state(dfa: Arrays) -> Any:
     """Make stack 0 and state 0. As `interned`."""
     if not dfa.numbers[STACKS]:
@@ -376,7 +338,7 @@ def start_state(dfa: Arrays) -> Any:
     return -2 + found if found < 0 else interned(dfa, found)
 
 
-@_compiled
+@compiled
 def expand(dfa: Arrays, state: int) -> Any:
     """Work out a state's row. Returns a status."""
     net = dfa.net
@@ -462,7 +424,7 @@ def expand(dfa: Arrays, state: int) -> Any:
     return DONE
 
 
-@_compiled
+@compiled
 def shaped(dfa: Arrays, state: int, horizon: int) -> Any:
     """See `Dfa.shape`. As `interned`."""
     net = dfa.net
@@ -494,7 +456,7 @@ def shaped(dfa: Arrays, state: int, horizon: int) -> Any:
     return interned(dfa, stop - begin) if moved else state
 
 
-@_compiled
+@compiled
 def forced(dfa: Arrays, state: int, text: NDArray[np.uint8]) -> Any:
     """The bytes that must follow go into `text`. Returns (how many, status)."""
     net = dfa.net
@@ -517,217 +479,7 @@ def forced(dfa: Arrays, state: int, text: NDArray[np.uint8]) -> Any:
     return n, DONE
 
 
-# Rooms ---------------------------------------------------------------------------------------------------------------
-
-
-@_compiled
-def room(dfa: Arrays, state: int, number: int) -> Any:
-    """sure | most << MOST: any text of up to `sure` characters of class `number` may follow, and none of more than `most`
-    (INFINITE: as many as a token may have). | INSIDE: in the middle of a character, which may
-    end in any way; they are counted behind it."""
-    net = dfa.net
-    known = dfa.states[state, ROOM + number]
-    if known >= 0:
-        return known
-    sure = most = 0
-    inside, ends_well = False, False  # of a character: some way through it, and any way through it
-    for i in range(dfa.states[state, START], dfa.states[state, STOP]):
-        item = dfa.items[i]
-        if item < 0:
-            continue
-        tree, place = (item & TREE_MASK) >> PLACE_BITS, item & PLACE_MASK
-        kind = net[net[KIND] + tree]
-        one = 0 if kind & CONTINUES else 1
-        inside = inside or kind & CONTINUES != 0
-        ends_well = ends_well or kind & FULL != 0
-        left = 1 << 30
-        bound = net[net[BOUND] + place]
-        if bound >= 0:
-            count = dfa.stacks[item >> STACK_SHIFT, 2]
-            if count != FREE:
-                left = net[net[LIMITS] + 2 * bound] - count - 1 + one
-        if kind & FULL or (not kind & CONTINUES and net[net[COVERS] + tree] >> number & 1):
-            able = one + np.int64(net[net[SURELY] + CLASS_COUNT * place + number])
-            if left < 1 << 30:
-                able, target = np.int64(one), np.int64(place)
-                while able < INFINITE:
-                    target = net[net[ONWARD] + CLASS_COUNT * target + number]
-                    if target < 0 or able + 1 + net[net[TO_END] + target] > left:
-                        break
-                    able += 1
-            sure = max(sure, able)
-        if kind & CONTINUES or net[net[TOUCHES] + tree] >> number & 1:
-            able = one + np.int64(net[net[AT_MOST] + CLASS_COUNT * place + number])
-            if net[net[DEEP] + tree] >> number & 1:
-                able = INFINITE
-            if bound >= 0:
-                able = min(able, left + np.int64(net[net[END_MOST] + CLASS_COUNT * bound + number]))
-            most = max(most, able)
-    sure = max(0, min(sure, INFINITE))
-    most = max(sure, min(most, INFINITE))
-    if inside and not ends_well:
-        sure, most = 0, max(most, 1)
-    dfa.states[state, ROOM + number] = sure | most << MOST | (INSIDE if ends_well else 0)
-    return dfa.states[state, ROOM + number]
-
-
-@_compiled
-def _raise(net: NDArray[np.int32], at: int, value: int) -> Any:
-    value = min(value, _COUNTED)
-    if value > net[at]:
-        net[at] = value
-        return True
-    return False
-
-
-@_compiled
-def _followed(net: NDArray[np.int32], number: int, place: int, length: NDArray[np.int16]) -> Any:
-    """How many characters of the class there are on the way onward from the place, by and by. `length`: of the ways
-    that are known, 2 more than that; 1: on the way that is being followed."""
-    at, steps = np.int64(place), 0
-    while at >= 0 and length[at] == 0:
-        length[at] = 1
-        steps += 1
-        at = np.int64(net[net[ONWARD] + CLASS_COUNT * at + number])
-    loop = at >= 0 and length[at] == 1
-    ahead = steps - 1 if at < 0 else steps + np.int64(length[at]) - 2
-    at = np.int64(place)
-    for _ in range(steps):
-        length[at] = 2 + (INFINITE if loop else min(ahead, INFINITE))
-        ahead -= 1
-        at = np.int64(net[net[ONWARD] + CLASS_COUNT * at + number])
-    return length[place] - 2
-
-
-@_compiled
-def static_rooms(net: NDArray[np.int32], returns: NDArray[np.int32], barred: NDArray[np.int32]) -> None:
-    """Fill `sure`, `onward`, `most` and `end_most` of the net: longest paths, in sweeps from the last place to the
-    first, as most paths run the other way.
-
-    `returns`: int32[n, 2], the end of a rule and a place that one of its calls comes back to. `barred`: places that may
-    turn out to be blocked.
-    """
-    places, classes = net[PLACES], CLASS_COUNT
-    changed = True
-    while changed:
-        changed = False
-        for p in range(places - 1, -1, -1):
-            again = True
-            while again:
-                again = False
-                for e in range(net[net[FIRST_EDGE] + p], net[net[FIRST_EDGE] + p + 1]):
-                    tree, target = net[net[EDGE] + 2 * e], net[net[EDGE] + 2 * e + 1]
-                    covers, touches, deep = net[net[COVERS] + tree], net[net[TOUCHES] + tree], net[net[DEEP] + tree]
-                    inside = net[net[KIND] + tree] & CONTINUES
-                    for c in range(classes):
-                        if covers >> c & 1 and not barred[target]:
-                            if _raise(
-                                net,
-                                net[SURELY] + CLASS_COUNT * p + c,
-                                np.int64(net[net[SURELY] + CLASS_COUNT * target + c]) + 1,
-                            ):
-                                net[net[ONWARD] + CLASS_COUNT * p + c] = target
-                                again = True
-                        if inside:
-                            again |= _raise(
-                                net,
-                                net[AT_MOST] + CLASS_COUNT * p + c,
-                                np.int64(net[net[AT_MOST] + CLASS_COUNT * target + c]),
-                            )
-                        elif touches >> c & 1:
-                            value = (
-                                INFINITE
-                                if deep >> c & 1
-                                else np.int64(net[net[AT_MOST] + CLASS_COUNT * target + c]) + 1
-                            )
-                            again |= _raise(net, net[AT_MOST] + CLASS_COUNT * p + c, value)
-                for e in range(net[net[FIRST_EMPTY] + p], net[net[FIRST_EMPTY] + p + 1]):
-                    for c in range(classes):
-                        if _raise(
-                            net,
-                            net[SURELY] + CLASS_COUNT * p + c,
-                            np.int64(net[net[SURELY] + CLASS_COUNT * net[net[EMPTY] + e] + c]),
-                        ):
-                            net[net[ONWARD] + CLASS_COUNT * p + c] = net[
-                                net[ONWARD] + CLASS_COUNT * net[net[EMPTY] + e] + c
-                            ]
-                            again = True
-                        again |= _raise(
-                            net,
-                            net[AT_MOST] + CLASS_COUNT * p + c,
-                            np.int64(net[net[AT_MOST] + CLASS_COUNT * net[net[EMPTY] + e] + c]),
-                        )
-                for e in range(net[net[FIRST_CALL] + p], net[net[FIRST_CALL] + p + 1]):
-                    start = net[net[CALL] + 2 * e]
-                    for c in range(classes):
-                        if net[net[BOUND] + start] < 0:
-                            again |= _raise(
-                                net,
-                                net[SURELY] + CLASS_COUNT * p + c,
-                                np.int64(net[net[SURELY] + CLASS_COUNT * start + c]),
-                            )
-                        again |= _raise(
-                            net,
-                            net[AT_MOST] + CLASS_COUNT * p + c,
-                            np.int64(net[net[AT_MOST] + CLASS_COUNT * start + c]),
-                        )
-                changed |= again
-                if not again:
-                    break
-        for i in range(len(returns)):
-            for c in range(classes):
-                changed |= _raise(
-                    net,
-                    net[AT_MOST] + CLASS_COUNT * returns[i, 0] + c,
-                    net[net[AT_MOST] + CLASS_COUNT * returns[i, 1] + c],
-                )
-    length = np.zeros(places, np.int16)
-    for c in range(classes):
-        length[:] = 0
-        for p in range(places):
-            if net[net[AT_MOST] + CLASS_COUNT * p + c] == _COUNTED:
-                net[net[AT_MOST] + CLASS_COUNT * p + c] = INFINITE
-            if net[net[SURELY] + CLASS_COUNT * p + c] == _COUNTED:
-                net[net[SURELY] + CLASS_COUNT * p + c] = _followed(net, c, p, length)
-    for p in range(places):
-        if net[net[BOUND] + p] >= 0 and net[net[IS_END] + p]:
-            for c in range(classes):
-                net[net[END_MOST] + CLASS_COUNT * net[net[BOUND] + p] + c] = max(
-                    net[net[END_MOST] + CLASS_COUNT * net[net[BOUND] + p] + c], net[net[AT_MOST] + CLASS_COUNT * p + c]
-                )
-
-
-# Building ------------------------------------------------------------------------------------------------------------
-
-
-@_compiled
-def find_back_ends(net: NDArray[np.int32], seen: NDArray[np.int32], todo: NDArray[np.int32]) -> None:
-    """Fill `back_is_end`. `seen` and `todo`: int32[places], zeros."""
-    for c in range(net[CALLS]):
-        back = net[net[CALL] + 2 * c + 1]
-        if seen[back] == c + 1 or net[net[BACK_IS_END] + back]:
-            continue
-        seen[back] = c + 1
-        todo[0] = back
-        top, ends, more = 1, False, False
-        while top and not more:
-            top -= 1
-            place = todo[top]
-            ends = ends or net[net[IS_END] + place] != 0
-            more = (
-                net[net[FIRST_EDGE] + place] < net[net[FIRST_EDGE] + place + 1]
-                or net[net[FIRST_CALL] + place] < net[net[FIRST_CALL] + place + 1]
-            )
-            for e in range(net[net[FIRST_EMPTY] + place], net[net[FIRST_EMPTY] + place + 1]):
-                to = net[net[EMPTY] + e]
-                if seen[to] != c + 1:
-                    seen[to] = c + 1
-                    todo[top] = to
-                    top += 1
-        net[net[BACK_IS_END] + back] = ends and not more
-
-
-@_compiled
+@compiled
 def fill_slots(slots: NDArray[np.int32], states: NDArray[np.int64], n: int) -> None:
     mask = len(slots) - 1
     for state in range(n):
@@ -737,7 +489,7 @@ def fill_slots(slots: NDArray[np.int32], states: NDArray[np.int64], n: int) -> N
         slots[at] = state + 1
 
 
-@_compiled
+@compiled
 def fill_stack_slots(slots: NDArray[np.int32], stacks: NDArray[np.int64], n: int) -> None:
     mask = len(slots) - 1
     for i in range(n):

@@ -15,23 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stemma.backend.grammar.determinise import (
-    CLASS_COUNT,
-    DEAD,
-    DONE,
-    INFINITE,
-    CONTROLS,
-    INSIDE,
-    MOST,
-    ROOM,
-    SURE,
-    UNKNOWN,
-    Arrays,
-    _compiled,
-    expand,
-    room,
-)
+from stemma.backend.grammar.arrays import CLASS_COUNT, CONTROLS, DEAD, DONE, ROOM, UNKNOWN, Arrays, compiled
 from stemma.backend.grammar.charset import LAST
+from stemma.backend.grammar.determinise import expand
+from stemma.backend.grammar.rooms import INFINITE, INSIDE, MOST, SURE, room
 from stemma.backend.grammar.slices import CLASSES, LONGEST
 from stemma.backend.grammar.trie import TokenTrie
 
@@ -44,9 +31,9 @@ NARROW = 6000  # nodes below the first bytes that are alive: so few are walked w
 class Tries(NamedTuple):
     """Several tries one behind the other; the arrays of `trie.TokenTrie`, and for each node and token its characters.
 
-    `nodes`: int32[nodes + 1, 7]: byte, depth, the node behind its subtree, its first token, the characters that begin on
-    the way to it; REST: the narrowest class of `slices` that all characters below it are in, NO_CLASS or NOTHING; with
-    PENDING where the node's own character goes on; BELOW: the most characters of its tokens and of those below.
+    `nodes`: int32[nodes + 1, 7]: byte, depth, the node behind its subtree, its first token, the characters that begin
+    on the way to it; REST: the narrowest class of `slices` that all characters below it are in, NO_CLASS or NOTHING;
+    with PENDING where the node's own character goes on; BELOW: the most characters of its tokens and of those below.
     `tokens`: int32[tokens, 2]: id, characters. `part`: int32[parts, 6], first node, stop, class (or none:
     PLAIN, or CONTROL for tokens with a byte below 0x20), whether its tokens all begin with a space (whose
     node is left out, and not counted as a character), first row of `rows`, the
@@ -60,7 +47,7 @@ class Tries(NamedTuple):
     rows: NDArray[np.int32]
 
 
-@_compiled
+@compiled
 def _walk(
     dfa: Arrays,
     column: NDArray[np.int16],
@@ -73,8 +60,8 @@ def _walk(
     row: NDArray[np.int32],
 ) -> Any:
     """Set in `row` the bits of the tokens in nodes [node, stop) that are allowed; or with `full`, when all of them are
-    set, clear the others. `states[d]`: the state after d bytes. `sorted_`: what lies in a class of which the state allows
-    any text, or all up to some length, is taken at once.
+    set, clear the others. `states[d]`: the state after d bytes. `sorted_`: what lies in a class of which the state
+    allows any text, or all up to some length, is taken at once.
 
     Returns `stop`, or the node to go on at when the row of `states[depth - 1]` is known.
     """
@@ -121,7 +108,7 @@ def _walk(
 AUTOMATIC, NODES, SHORT, LONG = 0, 1, 2, 4  # of `fill`: which tokens
 
 
-@_compiled
+@compiled
 def fill(
     dfa: Arrays,
     column: NDArray[np.int16],
@@ -137,9 +124,9 @@ def fill(
 ) -> Any:
     """Set in `row` the bits of tokens that may follow `state`. Before, they are clear.
 
-    `which`: NODES: the nodes [first, last) of `tries`, siblings and what is below them; SHORT, LONG: the tokens of these,
-    which are sorted into classes; AUTOMATIC: all tokens, as NODES if there are less than `first` nodes below the first
-    bytes that are alive, else as SHORT and LONG. Returns a status; if it is not DONE, `row` has to be cleared again.
+    `which`: NODES: the nodes [first, last) of `tries`, siblings and what is below them; SHORT, LONG: the tokens of
+    these, which are sorted into classes; AUTOMATIC: all tokens, as NODES if there are less than `first` nodes below the
+    first bytes that are alive, else as SHORT and LONG. Returns a status; if it is not DONE, `row` has to be cleared again.
     """
     table = dfa.table
     if which == AUTOMATIC:
@@ -264,7 +251,7 @@ def _members() -> NDArray[np.uint8]:
     return found
 
 
-@_compiled
+@compiled
 def _characters(
     byte: NDArray[np.uint8],
     depth: NDArray[np.int16],
