@@ -88,6 +88,9 @@ class Dfa:
         """Make state 0, if anything matches at all."""
         self._intern(self._closure(0))
 
+    def warm_up(self) -> None:
+        """Load what is compiled when it is first used: nothing, here."""
+
     @property
     def has_runs(self) -> bool:
         """`shape` may map states to others."""

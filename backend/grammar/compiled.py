@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Sequence
 from itertools import accumulate, chain
 from typing import Any
@@ -123,7 +124,7 @@ class CompiledDfa(Dfa):
             self._refuse()
         a = self.arrays
         if status == arrays.MORE_STATES:
-            n = _GROWTH * len(a.table)
+            n = 1 << MAX_STATES.bit_length()  # for all that there may be: memory is taken as they come
             states, slots = _longer(a.states, n), np.zeros(2 * n, np.int32)
             determinise.fill_slots(slots, states, a.numbers[arrays.STATES])
             self.arrays = a._replace(table=_longer(a.table, n), states=states, slots=slots)
@@ -140,6 +141,11 @@ class CompiledDfa(Dfa):
             self.arrays = a._replace(stacks=stacks, stack_slots=slots)
         else:
             self.arrays = a._replace(scratch=np.zeros((arrays.SCRATCH, _GROWTH * a.scratch.shape[1]), np.int64))
+
+    def warm_up(self) -> None:
+        """Load what is only needed as the automaton grows."""
+        for status in (arrays.MORE_STATES, arrays.MORE_ITEMS, arrays.MORE_STACKS, arrays.MORE_SCRATCH):
+            self.grow(status)
 
     def _made_state(self, make: Callable[..., int], *what: int) -> int:
         while (state := int(make(self.arrays, *what))) < DEAD:
@@ -266,6 +272,15 @@ def _deep(tree: Any) -> int:
 
 
 def _longer(array: NDArray, length: int) -> NDArray:
-    grown = np.empty((length, *array.shape[1:]), array.dtype)
+    """With room for `length` rows. Large arrays get pages of memory as they are used, small ones: there is no moment in
+    which much has to be cleared."""
+    shape, size = (length, *array.shape[1:]), length * array.nbytes // len(array)
+    if size < 1 << 20:
+        grown = np.empty(shape, array.dtype)
+    else:
+        memory = mmap.mmap(-1, size)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+        grown = np.frombuffer(memory, array.dtype).reshape(shape)
     grown[: len(array)] = array
     return grown

@@ -111,7 +111,9 @@ def warm_up() -> None:
     to seconds, and longer for the first time on a machine, when they are compiled."""
     tokens = [bytes([i]) for i in range(128)]
     tiny = Vocabulary(tokens, len(tokens), frozenset(), lambda text: list(text.encode("ascii", "ignore")))
-    matcher = compile_constraint(Constraint("regex", r"abc(?i:\w)\s[a-z]{100}x{40}"), tiny).matcher()
+    grammar = compile_constraint(Constraint("regex", r"abc(?i:\w)\s[a-z]{100}x{40}"), tiny)
+    grammar.dfa.warm_up()
+    matcher = grammar.matcher()
     for token in b"abcd e":
         matcher.forced()
         matcher.mask()

@@ -126,7 +126,7 @@ def fill(
 
     `which`: NODES: the nodes [first, last) of `tries`, siblings and what is below them; SHORT, LONG: the tokens of
     these, which are sorted into classes; AUTOMATIC: all tokens, as NODES if there are less than `first` nodes below the
-    first bytes that are alive, else as SHORT and LONG. Returns a status; if it is not DONE, `row` has to be cleared again.
+    first bytes that are alive, else as SHORT and LONG. Returns a status; if it is not DONE, clear `row` and call again.
     """
     table = dfa.table
     if which == AUTOMATIC:
