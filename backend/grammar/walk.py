@@ -38,7 +38,7 @@ class Tries(NamedTuple):
     PLAIN, or CONTROL for tokens with a byte below 0x20), whether its tokens all begin with a space (whose
     node is left out, and not counted as a character), first row of `rows`, the
     most characters of a token. `rows`: int32[.., row_words], for each class the tokens of up to 0, 1, … LONGEST
-    characters, and all.
+    characters, and all; at the end those of all classes.
     """
 
     nodes: NDArray[np.int32]
@@ -145,12 +145,26 @@ def fill(
         if not which >> kind & 1:
             continue
         part = tries if kind == 0 else short if kind == 1 else long
+        plain = False  # the tokens of all classes are allowed
+        if len(part.rows):
+            status = expand(dfa, np.int64(state))
+            if status:
+                return status
+            rooms = room(dfa, np.int64(state), CLASS_COUNT - 1)
+            longest = 0
+            for p in range(len(part.part)):
+                longest = max(longest, part.part[p, 5] + part.part[p, 3])
+            plain = not rooms & INSIDE and rooms & SURE >= longest
+            if plain:
+                held = part.rows[len(part.rows) - 1]
+                for i in range(len(row)):
+                    row[i] |= held[i]
         for p in range(len(part.part)):
             node, stop, number, spaced, rows, longest = part.part[p]
             begin, full = np.int64(state), False
             if kind == 0:
                 node, stop = first, last
-            if node >= stop or (number == CONTROL and not dfa.numbers[CONTROLS]):
+            if node >= stop or (number == CONTROL and not dfa.numbers[CONTROLS]) or (plain and number >= 0):
                 continue
             status = expand(dfa, begin)
             if status:
@@ -225,6 +239,8 @@ def joined(
         below.append(most)
     ends = [np.repeat(of, np.diff(trie.first)) for of, trie in zip(chars, tries, strict=True)]
     held = [row for of in rows for row in of]
+    if rows:
+        held.append(np.bitwise_or.reduce([of[-1] for of in rows]))
     for numbers, of in zip(part, below, strict=True):
         numbers.append(of.max(initial=0))
     columns = [[trie.byte for trie in tries], [trie.depth for trie in tries], skip, first, chars, rest, below]
