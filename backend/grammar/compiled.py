@@ -156,14 +156,18 @@ class CompiledDfa(Dfa):
         """Places where any characters of some classes may follow without end, but by several edges for each class: bits
         of the classes. What is left when all that leads elsewhere has been struck out, again and again."""
         nfa = self._nfa
-        touches = net[net[arrays.TOUCHES] : net[arrays.DEEP]].tolist()
-        sure = net[net[arrays.SURELY] : net[arrays.ONWARD]].reshape(-1, len(CLASSES))
         found: dict[int, int] = {}
         for place, edges in enumerate(nfa.edges):
             if len(edges) > 1 and place not in nfa.bounds:
                 trees = frozenset([tree for tree, _ in edges])
                 if many := nfa.covered_together(trees):
                     found[place] = many
+        if not found:
+            return found
+        touches = net[net[arrays.TOUCHES] : net[arrays.DEEP]].tolist()
+        sure = net[net[arrays.SURELY] : net[arrays.ONWARD]].reshape(-1, len(CLASSES))
+        barred = set(nfa.blocks.values())
+        endless = ((sure == rooms.INFINITE) << np.arange(len(CLASSES))).sum(axis=1).tolist()
         changed = True
         while changed:
             changed = False
@@ -172,7 +176,7 @@ class CompiledDfa(Dfa):
                 for tree, target in nfa.edges[place]:
                     touched = touches[tree] & left
                     if touched:
-                        left &= ~touched | self._endless(target, found, sure)
+                        left &= ~touched | (0 if target in barred else self._endless(target, found, endless))
                 if left != bits:
                     changed = True
                     if left:
@@ -181,12 +185,11 @@ class CompiledDfa(Dfa):
                         del found[place]
         return found
 
-    def _endless(self, place: int, found: dict[int, int], sure: NDArray[np.int32]) -> int:
+    def _endless(self, place: int, found: dict[int, int], endless: list[int]) -> int:
         todo, seen, bits = [place], {place}, 0
         while todo:
             at = todo.pop()
-            bits |= found.get(at, 0)
-            bits |= sum(1 << c for c, n in enumerate(sure[at].tolist()) if n == rooms.INFINITE)
+            bits |= found.get(at, 0) | endless[at]
             new = [to for to in self._nfa.empty[at] if to not in seen]
             seen.update(new)
             todo += new

@@ -44,6 +44,7 @@ from stemma.backend.grammar.arrays import (
     TREE_MASK,
     Arrays,
     compiled,
+    inlined,
 )
 
 INFINITE = 255  # characters, in rooms: more than any token of a class has
@@ -132,6 +133,21 @@ def _followed(net: NDArray[np.int32], number: int, place: int, length: NDArray[n
     return length[place] - 2
 
 
+@inlined
+def _follows_raised(net: NDArray[np.int32], place: int, raised: NDArray[np.int32], since: int) -> Any:
+    """Whether something that the place leads to at once was changed by that sweep or later."""
+    for e in range(net[net[FIRST_EDGE] + place], net[net[FIRST_EDGE] + place + 1]):
+        if raised[net[net[EDGE] + 2 * e + 1]] >= since:
+            return True
+    for e in range(net[net[FIRST_EMPTY] + place], net[net[FIRST_EMPTY] + place + 1]):
+        if raised[net[net[EMPTY] + e]] >= since:
+            return True
+    for e in range(net[net[FIRST_CALL] + place], net[net[FIRST_CALL] + place + 1]):
+        if raised[net[net[CALL] + 2 * e]] >= since:
+            return True
+    return False
+
+
 @compiled
 def static_rooms(net: NDArray[np.int32], returns: NDArray[np.int32], barred: NDArray[np.int32]) -> None:
     """Fill `sure`, `onward`, `most` and `end_most` of the net: longest paths, in sweeps from the last place to the
@@ -141,10 +157,15 @@ def static_rooms(net: NDArray[np.int32], returns: NDArray[np.int32], barred: NDA
     turn out to be blocked.
     """
     places, classes = net[PLACES], CLASS_COUNT
+    raised = np.zeros(places, np.int32)  # the sweep that last changed a place
+    sweep = 0
     changed = True
     while changed:
         changed = False
+        sweep += 1
         for p in range(places - 1, -1, -1):
+            if sweep > 1 and not _follows_raised(net, p, raised, sweep - 1):
+                continue
             again = True
             while again:
                 again = False
@@ -190,27 +211,26 @@ def static_rooms(net: NDArray[np.int32], returns: NDArray[np.int32], barred: NDA
                 for e in range(net[net[FIRST_CALL] + p], net[net[FIRST_CALL] + p + 1]):
                     start = net[net[CALL] + 2 * e]
                     for c in range(classes):
-                        if net[net[BOUND] + start] < 0:
-                            again |= _raise(
-                                net,
-                                net[SURELY] + CLASS_COUNT * p + c,
-                                np.int64(net[net[SURELY] + CLASS_COUNT * start + c]),
-                            )
+                        ahead = np.int64(net[net[SURELY] + CLASS_COUNT * start + c])
+                        if net[net[BOUND] + start] < 0 and _raise(net, net[SURELY] + CLASS_COUNT * p + c, ahead):
+                            net[net[ONWARD] + CLASS_COUNT * p + c] = net[net[ONWARD] + CLASS_COUNT * start + c]
+                            again = True
                         again |= _raise(
                             net,
                             net[AT_MOST] + CLASS_COUNT * p + c,
                             np.int64(net[net[AT_MOST] + CLASS_COUNT * start + c]),
                         )
                 changed |= again
+                if again:
+                    raised[p] = sweep
                 if not again:
                     break
         for i in range(len(returns)):
             for c in range(classes):
-                changed |= _raise(
-                    net,
-                    net[AT_MOST] + CLASS_COUNT * returns[i, 0] + c,
-                    net[net[AT_MOST] + CLASS_COUNT * returns[i, 1] + c],
-                )
+                ahead = np.int64(net[net[AT_MOST] + CLASS_COUNT * returns[i, 1] + c])
+                if _raise(net, net[AT_MOST] + CLASS_COUNT * returns[i, 0] + c, ahead):
+                    raised[returns[i, 0]] = sweep
+                    changed = True
     length = np.zeros(places, np.int16)
     for c in range(classes):
         length[:] = 0
