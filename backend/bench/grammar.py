@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stemma.backend.bench.grammar_cases import REGEXES, Pattern, built_in_cases
+from stemma.backend.bench.grammar_cases import HOSTILE, REGEXES, WIDE, Pattern, built_in_cases
 from stemma.backend.config import DEMO_MODEL
 from stemma.backend.grammar.adapters import Backend, available
 from stemma.backend.grammar.adapters.process import Handler, Lost, Worker
@@ -262,6 +262,29 @@ def _regex_cell(outcome: RegexOutcome, samples: int) -> str:
     return f"{times}; {share}; {outcome.accepted}/{samples}"
 
 
+def print_wide(results: dict[str, list[RegexOutcome]]) -> None:
+    """Every pattern of WIDE, and the two lines that sum them up."""
+    names = list(results)
+    rows = []
+    notes = []
+    for i, pattern in enumerate(WIDE):
+        outcomes = [results[name][i] for name in names]
+        worst = [max(o.mask_us, default=None) for o in outcomes]
+        cells = [
+            f"{number(percentiles(o.mask_us, (50,))['p50'])} / {number(w)}"
+            for o, w in zip(outcomes, worst, strict=True)
+        ]
+        rows.append([pattern.name, *cells, ratio(worst, names)])
+        notes += [f"  {pattern.name}, {n}: {o.note}" for n, o in zip(names, outcomes, strict=True) if o.note]
+    for label, hostile in (("cold wide states, max", False), ("hostile regex, max", True)):
+        chosen = [i for i, pattern in enumerate(WIDE) if (pattern is HOSTILE) == hostile]
+        worst = [max((us for i in chosen for us in results[name][i].mask_us), default=None) for name in names]
+        rows.append([label, *map(number, worst), ratio(worst, names)])
+    print_table(["wide states, first masks: µs p50 / max", *names, "best peer / native"], rows)
+    if notes:
+        print("\n".join(notes) + "\n")
+
+
 def print_batch(results: dict[str, BatchOutcome], size: int) -> None:
     names = list(results)
     steps = {name: percentiles(results[name].step_us, (50, 99)) for name in names}
@@ -284,7 +307,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="stemma bench grammar",
         description="Constraint engines side by side in one run: JSON schemas by the rules of MaskBench, ten regular "
-        "expressions, and a batch of distinct schemas. Prints tables with ratios.",
+        "expressions, the first masks of wide states, and a batch of distinct schemas. Prints tables with ratios.",
         epilog="example: stemma bench grammar --schemas schemas.jsonl --tokenizer o200k_base.tiktoken",
     )
     parser.add_argument("--schemas", type=Path, metavar="FILE.jsonl", help="default: 20 built-in schemas")
@@ -308,6 +331,7 @@ def main(argv: list[str] | None = None) -> int:
         print_schemas({name: figures(results) for name, results in outcomes.items()})
         print_unfinished(outcomes)
         print_regexes(one_by_one(workers, lambda worker: (last_answer(worker, p, RegexOutcome()) for p in REGEXES)))
+        print_wide(one_by_one(workers, lambda worker: (last_answer(worker, p, RegexOutcome()) for p in WIDE)))
         batch = batch_of(outcomes, cases, args.batch)
         if batch:
             job = Batch(batch, args.steps)

@@ -67,6 +67,36 @@ REGEXES = (
     ),
 )
 
+HOSTILE = next(pattern for pattern in REGEXES if pattern.name == "json string of 200")
+
+_PROSE = 'It said: "naïve café, 東京"; then (slowly) 12 grey geese__flew 3.5 km.'
+
+# States in which most of a vocabulary is allowed. Each is a grammar of its own: every state is met for the first time.
+WIDE = (
+    _regex("any text", r".*", _PROSE),
+    _regex("any text but", r"[^%#]{0,90}\.", _PROSE),
+    _regex("words", r"(\S+\s+)+\S+", _PROSE),
+    _regex("ten words", r"(\S+\s+){0,20}\S+", _PROSE),
+    _regex("letters", r"[a-z]+( [a-z]+)*", "grey geese flew over the house"),
+    _regex("word characters", r"(?:\w+[ ,.!]{0,2})+", "naïve café, 東京 and grey_geese 12."),
+    Pattern("json string", Constraint("json_schema", '{"type": "string"}'), (json.dumps(_PROSE),)),
+    Pattern(
+        "json string of 40", Constraint("json_schema", '{"type": "string", "maxLength": 40}'), ('"grey geese flew"',)
+    ),
+    Pattern("json keys", Constraint("json_schema", '{"type": "object"}'), ('{"grey geese": "flew", "a_b": {"c": 1}}',)),
+    Pattern(
+        "json keys but",
+        Constraint("json_schema", '{"properties": {"grey": {"type": "integer"}, "geese": {"type": "integer"}}}'),
+        ('{"grey": 1, "geese": 2, "greyish": 3}',),
+    ),
+    Pattern(
+        "json with a pattern",
+        Constraint("json_schema", '{"type": "string", "pattern": "geese|ducks"}'),
+        ('"grey geese flew"',),
+    ),
+    HOSTILE,
+)
+
 
 def _object(properties: dict[str, Any], *optional: str, **more: Any) -> dict[str, Any]:
     required = [name for name in properties if name not in optional]

@@ -7,13 +7,15 @@ automaton with as many states as it has been used for. No item is a dead end, si
 `Nfa._restrict` keeps it so; a state is dead exactly when it is the empty set, and it is never made.
 
 Bytes that no edge tells apart share a column of the transition table: columns are the intervals between cut points.
+
+A few lines over 500: the parts of this one construction are only understood together.
 """
 
 from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -37,10 +39,6 @@ _FREE = -1  # instead of a count that does not matter within the horizon of `Dfa
 _MEMO_SIZE = 256  # closures above this size are not kept
 
 Items = frozenset[int]
-
-
-def _tree_of(item: int) -> int:
-    return item & _TREE_MASK
 
 
 class Dfa:
@@ -87,7 +85,14 @@ class Dfa:
         self._singles: dict[int, int] = {}  # an item that is a state by itself
         self.accepting: list[bool] = []
         self.lock = threading.RLock()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make state 0, if anything matches at all."""
         self._intern(self._closure(0))
+
+    def warm_up(self) -> None:
+        """Load what is compiled when it is first used: nothing, here."""
 
     @property
     def has_runs(self) -> bool:
@@ -102,7 +107,7 @@ class Dfa:
 
     @property
     def matches_nothing(self) -> bool:
-        return not self._items[0]
+        return not self._items
 
     @property
     def nbytes(self) -> int:
@@ -114,6 +119,16 @@ class Dfa:
             for _, _, rest in tree:
                 if rest is not None:
                     self._nfa.tree(rest)
+
+    def members(self, state: int) -> Iterator[tuple[int, int, int]]:
+        """(stack, tree, place) of each item of a state but the one that says that the text may end."""
+        for item in self._items[state]:
+            if item >= 0:
+                yield item >> _STACK_SHIFT, (item & _TREE_MASK) >> _PLACE_BITS, item & _PLACE_MASK
+
+    def frame(self, stack: int) -> tuple[int, int]:
+        """Where the call on top of a stack comes back to, and the stack below it."""
+        return self._stacks[stack][:2]
 
     def step(self, state: int, byte: int) -> int:
         """The state after one byte, or DEAD."""
@@ -149,13 +164,21 @@ class Dfa:
         live = self.row(state) >= 0
         return self._only_byte.get(int(live.argmax()), -1) if np.count_nonzero(live) == 1 else -1
 
+    def forced_bytes(self, state: int, limit: int) -> bytes:
+        """The text that must follow, byte by byte, up to the first choice or legal end, or the limit."""
+        text = bytearray()
+        while len(text) < limit and (byte := self.only_byte(state)) >= 0:
+            text.append(byte)
+            state = self.step(state, byte)
+        return bytes(text)
+
     def expand(self, state: int) -> NDArray[np.int32]:
         """Work out a state's row. ConstraintError when the automaton grows over its limits."""
         with self.lock:
             if self.table[state, 0] != UNKNOWN:
                 return self.table[state]
             width = self.table.shape[1]
-            items = sorted([i for i in self._items[state] if i >= 0], key=_tree_of)
+            items = sorted([i for i in self._items[state] if i >= 0], key=lambda item: item & _TREE_MASK)
             row = self._row_of_one(items[0], width) if len(items) == 1 else self._row_of_many(items, width)
             self.table[state, 1:] = row[1:]
             self.table[state, 0] = row[0]  # last: readers without the lock look here
@@ -169,10 +192,7 @@ class Dfa:
                 after = self._intern(self._complete(rest_of_item))
             else:
                 after = self._state_of_item(rest << _PLACE_BITS | rest_of_item)
-            if low == high:
-                row[low] = after
-            else:
-                row[low : high + 1] = [after] * (high + 1 - low)
+            row[low : high + 1] = [after] * (high + 1 - low)
         return row
 
     def _row_of_many(self, items: list[int], width: int) -> list[int]:
@@ -462,6 +482,9 @@ class Dfa:
         return item - place + run.first + offset if copies - copy > horizon + 1 else item
 
     def _intern(self, items: Items) -> int:
+        """The state of these items; DEAD if there are none (what was reached is blocked)."""
+        if not items:
+            return DEAD
         if len(items) > 4 and self._run_starts:
             items = self._without_covered(items)
         state = self._ids.get(items)

@@ -16,6 +16,7 @@ from pathlib import Path
 from stemma.backend.grammar.adapters import BACKENDS, Backend, backend_named
 from stemma.backend.grammar.adapters.process import Handler, Lost, Worker
 from stemma.backend.grammar.base import Vocabulary
+from stemma.backend.grammar.compiler import warm_up
 from stemma.backend.grammar.maskbench import Case, Outcome, figures, parse_cases, run_case
 from stemma.backend.grammar.tekken import tekken_vocabulary
 from stemma.backend.text.tokenizer import Tokenizer, read_json
@@ -131,6 +132,8 @@ def _read_ranks(path: Path) -> Iterator[tuple[bytes, int]]:
 def ready(backend: str, tokenizer: str, pattern: str | None) -> tuple[Backend, Vocabulary]:
     """An engine with its tables for the vocabulary built, so that no schema pays for them."""
     vocab, engine = load_vocabulary(tokenizer, pattern), backend_named(backend, narrow=False)
+    if backend == "native":
+        warm_up()
     engine.compile(Constraint("regex", "[a-z]+"), vocab).matcher().mask()
     return engine, vocab
 

@@ -19,7 +19,7 @@ from stemma.backend.grammar.composed import finder_of, lower_composed
 from stemma.backend.grammar.ebnf import parse_ebnf
 from stemma.backend.grammar.json_schema import Lowered, read_schema
 from stemma.backend.grammar.limits import MAX_SIZE, TIME_LIMIT, Deadline
-from stemma.backend.grammar.masks import TokenIndex, index_of
+from stemma.backend.grammar.masks import Walker, index_of
 from stemma.backend.grammar.matcher import RegularGrammar
 from stemma.backend.grammar.regex import parse_regex
 from stemma.backend.grammar.tags import parse_structural_tag
@@ -82,13 +82,13 @@ def compile_constraint(
     Raises ConstraintError, naming the value and where there is one the position, when the constraint is malformed, not
     supported, too large, matches nothing, or takes longer than `time_limit` seconds.
     """
-    index = index_of(vocab, walker)
+    tokens = index_of(vocab, walker)
     deadline = Deadline(time_limit, constraint.kind)
     lowered = lower(constraint, deadline, lenient=lenient)
     with naming(constraint.kind):
-        dfa = Dfa(lowered.node, deadline, index.all.trie.alphabet, lowered.rules, trim=lowered.trim)
+        dfa = tokens.automaton(lowered.node, deadline, tokens.trie.alphabet, lowered.rules, trim=lowered.trim)
         refuse_nothing(dfa, constraint)
-        return ready_grammar(dfa, vocab, index, lowered.warnings)
+        return ready_grammar(dfa, vocab, tokens, lowered.warnings)
 
 
 @contextlib.contextmanager
@@ -111,9 +111,9 @@ def refuse_nothing(dfa: Dfa, constraint: Constraint) -> None:
         )
 
 
-def ready_grammar(dfa: Dfa, vocab: Vocabulary, index: TokenIndex, warnings: tuple[str, ...]) -> RegularGrammar:
+def ready_grammar(dfa: Dfa, vocab: Vocabulary, tokens: Walker, warnings: tuple[str, ...]) -> RegularGrammar:
     """The grammar of an automaton, with its first mask: every generation needs it, and here nobody waits."""
-    grammar = RegularGrammar(dfa, vocab, index, MASK_BYTES, warnings)
+    grammar = RegularGrammar(dfa, vocab, tokens, MASK_BYTES, warnings)
     grammar.matcher().mask()
     return grammar
 
@@ -155,9 +155,17 @@ _finding = threading.Lock()
 
 
 def warm_up() -> None:
-    """Load what the first constraint would wait for: the compiled walk and the Unicode tables. Takes up to seconds."""
-    tiny = Vocabulary([b"a", b" "], 2, frozenset(), lambda text: [])
-    compile_constraint(Constraint("regex", r"(?i)\w\s"), tiny).matcher().mask()
+    """Load what the first constraint would wait for: the compiled automaton and walk, and the Unicode tables. Takes up
+    to seconds, and longer for the first time on a machine, when they are compiled."""
+    tokens = [bytes([i]) for i in range(128)]
+    tiny = Vocabulary(tokens, len(tokens), frozenset(), lambda text: list(text.encode("ascii", "ignore")))
+    grammar = compile_constraint(Constraint("regex", r"abc(?i:\w)\s[a-z]{100}x{40}"), tiny)
+    grammar.dfa.warm_up()
+    matcher = grammar.matcher()
+    for token in b"abcd e":
+        matcher.forced()
+        matcher.mask()
+        matcher.accept(token)
 
 
 LOOK_EVERY = 64  # hits between two looks at the cache's size: grammars grow while they are used

@@ -6,13 +6,14 @@ place when it is first asked for them, so that taking over 100,000 places costs 
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from stemma.backend.grammar.charset import ByteTree
+from stemma.backend.grammar.charset import ByteTree, Ranges
 from stemma.backend.grammar.nfa import Bound, Nfa, Run
 
 
@@ -46,6 +47,11 @@ class Flat(msgspec.Struct, array_like=True):
     ends: memoryview
     covers: memoryview  # (tree, classes)
     runs: memoryview  # (first, stop, stride, optional)
+    rule_spans: memoryview  # (first place, last place) of each rule
+    range_trees: memoryview  # trees that stand for characters
+    range_start: memoryview  # of these, in the order of `range_trees`
+    range_low: memoryview
+    range_high: memoryview
     bounds: list[FlatBound]
 
     @property
@@ -70,6 +76,7 @@ def dump(nfa: Nfa) -> Flat:
     for targets in nfa.empty:
         empty_target.extend(targets)
         empty_start.append(len(empty_target))
+    ranges = nfa.ranges_of
     tree_start, low, high, rests = array("i", [0]), array("i"), array("i"), array("i")
     for tree in nfa.trees:
         for a, b, rest in tree:
@@ -92,6 +99,11 @@ def dump(nfa: Nfa) -> Flat:
         _ints(nfa.ends),
         _ints(x for pair in nfa.covers.items() for x in pair),
         _ints(int(x) for run in nfa.runs for x in run),
+        _ints(x for span in nfa.rule_spans for x in span),
+        _ints(ranges),
+        _ints(itertools.accumulate((len(of) for of in ranges.values()), initial=0)),
+        _ints(low for of in ranges.values() for low, _ in of),
+        _ints(high for of in ranges.values() for _, high in of),
         _flat_bounds(nfa.bounds),
     )
 
@@ -144,6 +156,23 @@ class _Rows(dict[int, Any]):
         return (self[at] for at in range(len(self)))
 
 
+class _Ranges(dict[int, Ranges]):
+    """The characters of trees, each worked out when it is first asked for."""
+
+    def __init__(self, trees: memoryview, start: memoryview, low: memoryview, high: memoryview) -> None:
+        self._at = {tree: i for i, tree in enumerate(trees.tolist())}
+        self._start, self._low, self._high = start, low, high
+
+    def __contains__(self, tree: object) -> bool:
+        return tree in self._at
+
+    def __missing__(self, tree: int) -> Ranges:
+        at = self._at[tree]
+        a, b = self._start[at], self._start[at + 1]
+        found = self[tree] = tuple(zip(self._low[a:b].tolist(), self._high[a:b].tolist(), strict=True))
+        return found
+
+
 class FlatNfa(Nfa):
     """The automaton of these arrays, as it was before `dump`; to be read, not to be built on."""
 
@@ -168,6 +197,9 @@ class FlatNfa(Nfa):
         self.ends = frozenset(ints(flat.ends).tolist())
         self.covers = pairs(flat.covers)
         self.runs = [Run(first, stop, stride, bool(optional)) for first, stop, stride, optional in rows(flat.runs, 4)]
+        self.rule_spans = [(first, last) for first, last in rows(flat.rule_spans, 2)]
+        self.ranges_of = _Ranges(*map(ints, (flat.range_trees, flat.range_start, flat.range_low, flat.range_high)))
+        self.together = {}
         self.bounds = {}
         for bound in flat.bounds:
             places = ints(bound.places).tolist()

@@ -20,15 +20,6 @@ CONTEXT_TOKENS = 3  # emitted tokens that are encoded again together with the fo
 MAX_TEXT = 256  # bytes of forced text looked at in one go
 
 
-def forced_bytes(dfa: Dfa, state: int) -> bytes:
-    """The text that must follow, byte by byte, up to the first choice or legal end (and at most MAX_TEXT bytes)."""
-    text = bytearray()
-    while len(text) < MAX_TEXT and (byte := dfa.only_byte(state)) >= 0:
-        text.append(byte)
-        state = dfa.step(state, byte)
-    return bytes(text)
-
-
 def canonical_tokens(
     dfa: Dfa, vocab: Vocabulary, walker: Walker, state: int, text: bytes, context: tuple[int, ...]
 ) -> list[int]:

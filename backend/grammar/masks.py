@@ -11,7 +11,7 @@ import os
 import threading
 from collections import OrderedDict
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,43 +28,87 @@ SHORT = 16  # bytes; one token in fifty of a large vocabulary is longer
 
 class Walker(Protocol):
     """Walks `trie`. `fill` adds to `row` (int32[row_words]) the tokens in the nodes [start, stop), siblings and what
-    is below them, that the automaton allows when it is in `state` before `start`'s byte."""
+    is below them, that the automaton allows when it is in `state` before `start`'s byte. `row` gives a new row with all
+    tokens that are allowed in `state`."""
 
     trie: TokenTrie
 
+    def automaton(self, *what: Any, **options: Any) -> Dfa:
+        """A `Dfa` of the kind that this walker walks; the arguments are those of `Dfa`."""
+        ...
+
     def fill(self, dfa: Dfa, state: int, start: int, stop: int, row: Row) -> None: ...
+
+    def row(self, dfa: Dfa, state: int) -> Row: ...
 
 
 class NumbaWalker:
-    def __init__(self, trie: TokenTrie) -> None:
-        from stemma.backend.grammar.walk import walk
+    """Walks automata whose states are made by compiled code, and skips what the classes of `slices` answer."""
+
+    def __init__(self, trie: TokenTrie, vocab: Vocabulary) -> None:
+        from stemma.backend.grammar import compiled, walk
 
         self.trie = trie
+        self._compiled = compiled
         self._walk = walk
-        for array in (trie.byte, trie.depth, trie.skip, trie.first, trie.tokens):
-            array.flags.writeable = False
+        self.narrow = walk.NARROW
+        self._all = walk.joined([(walk.PLAIN, False, trie)], [], trie.row_words)
+        self._short, self._long = self._sorted(vocab, 1, SHORT), self._sorted(vocab, SHORT + 1, None)
+
+    def _sorted(self, vocab: Vocabulary, shortest: int, longest: int | None) -> Any:
+        classes = token_classes(vocab, shortest, longest, self._compiled.LONGEST_TOKEN)
+        plain = frozenset[int]().union(*(known.ids for known in classes))
+        outside: dict[int, list[int]] = {self._walk.CONTROL: [], self._walk.PLAIN: []}
+        for i, text in enumerate(vocab.token_bytes):
+            if text and shortest <= len(text) <= (longest or len(text)) and i not in plain:
+                outside[self._walk.CONTROL if min(text) < 0x20 else self._walk.PLAIN].append(i)
+        parts = [(known.number, known.spaced, build_trie(vocab, known.ids)) for known in classes]
+        parts += [(kind, False, build_trie(vocab, frozenset(ids))) for kind, ids in outside.items()]
+        return self._walk.joined(parts, [known.rows for known in classes], self.trie.row_words)
+
+    def automaton(self, *what: Any, **options: Any) -> Dfa:
+        return self._compiled.CompiledDfa(*what, **options)
 
     def fill(self, dfa: Dfa, state: int, start: int, stop: int, row: Row) -> None:
-        if start >= stop:
-            return
-        t = self.trie
-        states = np.empty(t.max_depth + 1, np.int32)
-        states[int(t.depth[start]) - 1] = state
+        row |= self._filled(dfa, state, self._walk.NODES, start, stop)
+
+    def row(self, dfa: Dfa, state: int) -> Row:
+        return self._filled(dfa, state, self._walk.AUTOMATIC, self.narrow)
+
+    def short_row(self, dfa: Dfa, state: int) -> Row:
+        """The tokens of up to SHORT bytes that are allowed in `state`."""
+        return self._filled(dfa, state, self._walk.SHORT)
+
+    def long_row(self, dfa: Dfa, state: int) -> Row:
+        """The other tokens that are allowed in `state`."""
+        return self._filled(dfa, state, self._walk.LONG)
+
+    def _filled(self, dfa: Dfa, state: int, which: int, first: int = 0, last: int = 0) -> Row:
+        assert isinstance(dfa, self._compiled.CompiledDfa)
+        states = np.empty(self.trie.max_depth + 1, np.int32)
         with dfa.lock:
             while True:
-                start = self._walk(
-                    start, stop, t.byte, t.depth, t.skip, t.first, t.tokens, dfa.table, dfa.column, states, row
+                row = np.zeros(self.trie.row_words, np.int32)
+                status = self._walk.fill(
+                    dfa.arrays, dfa.column, self._all, self._short, self._long, which, first, last, state, states, row
                 )
-                if start == stop:
-                    return
-                dfa.expand(int(states[int(t.depth[start]) - 1]))
+                if not status:
+                    return row
+                dfa.grow(status)
 
 
 class NumpyWalker:
-    """Depth by depth: all live nodes of one depth at once."""
+    """Depth by depth: all live nodes of one depth at once. Whole classes of `slices` are taken from their rows."""
 
-    def __init__(self, trie: TokenTrie) -> None:
+    def __init__(self, trie: TokenTrie, vocab: Vocabulary, *, sliced: bool = True) -> None:
         self.trie = trie
+        self._parts: list[tuple[TokenClass, NumpyWalker]] = []
+        if sliced:
+            classes = token_classes(vocab)
+            plain = frozenset[int]().union(*(known.ids for known in classes))
+            self._parts = [(of, NumpyWalker(build_trie(vocab, of.ids), vocab, sliced=False)) for of in classes]
+            others = frozenset(range(vocab.size)) - plain
+            self._outside = NumpyWalker(build_trie(vocab, others), vocab, sliced=False)
         self._order = np.argsort(trie.depth, kind="stable").astype(np.int32)
         bounds = np.searchsorted(trie.depth[self._order], np.arange(1, trie.max_depth + 2))
         total = len(trie.byte)
@@ -77,6 +121,26 @@ class NumpyWalker:
             owners, firsts, counts = np.unique(parent_of, return_index=True, return_counts=True)
             self._children[owners] = counts
             self._first_child[owners] = bounds[depth] + firsts
+
+    def automaton(self, *what: Any, **options: Any) -> Dfa:
+        return Dfa(*what, **options)
+
+    def row(self, dfa: Dfa, state: int) -> Row:
+        row = np.zeros(self.trie.row_words, np.int32)
+        covered = dfa.covered(state)
+        if not covered or not self._parts:
+            self.fill(dfa, state, 0, len(self.trie.byte), row)
+            return row
+        for known, walker in self._parts:
+            room, exact = (
+                dfa.room(state, known.number) if covered >> known.number & 1 and not known.spaced else (0, False)
+            )
+            if room >= LONGEST or exact:
+                row |= known.rows[room]
+            else:
+                walker.fill(dfa, state, 0, len(walker.trie.byte), row)
+        self._outside.fill(dfa, state, 0, len(self._outside.trie.byte), row)
+        return row
 
     def fill(self, dfa: Dfa, state: int, start: int, stop: int, row: Row) -> None:
         if start >= stop:
@@ -105,34 +169,16 @@ def _spans(starts: NDArray[np.int32], counts: NDArray[np.int32]) -> NDArray[np.i
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - counts), counts)
 
 
-class TokenIndex(NamedTuple):
-    """Walkers over one vocabulary: over all tokens; apart over those up to SHORT bytes and the longer ones; and apart
-    over each of the classes of `slices` and the tokens that are in none of them."""
-
-    all: Walker
-    short: Walker
-    long: Walker
-    classes: tuple[TokenClass, ...]
-    within: tuple[Walker, ...]
-    outside: Walker
-
-
 @lru_cache(maxsize=8)
-def _index(vocab: Vocabulary, kind: str) -> TokenIndex:
-    walker = NumbaWalker if kind == "numba" else NumpyWalker
-    short, long = build_trie(vocab, longest=SHORT), build_trie(vocab, shortest=SHORT + 1)
-    classes = token_classes(vocab)
-    within = tuple(walker(build_trie(vocab, only=known.ids)) for known in classes)
-    plain = frozenset[int]().union(*(known.ids for known in classes))
-    outside = walker(build_trie(vocab, without=plain))
-    return TokenIndex(walker(build_trie(vocab)), walker(short), walker(long), classes, within, outside)
+def _index(vocab: Vocabulary, kind: str) -> Walker:
+    return (NumbaWalker if kind == "numba" else NumpyWalker)(build_trie(vocab), vocab)
 
 
 _building = threading.Lock()
 
 
-def index_of(vocab: Vocabulary, kind: str | None = None) -> TokenIndex:
-    """The walkers of a vocabulary, built once for each. `kind`: "numba", "numpy" or None for the default."""
+def index_of(vocab: Vocabulary, kind: str | None = None) -> Walker:
+    """The walker of a vocabulary, built once for each. `kind`: "numba", "numpy" or None for the default."""
     kind = kind or os.environ.get("STEMMA_GRAMMAR_WALKER") or _default_kind()
     if kind not in ("numba", "numpy"):
         raise ValueError(f"STEMMA_GRAMMAR_WALKER must be 'numba' or 'numpy', got {kind!r}")
@@ -148,15 +194,15 @@ def _default_kind() -> str:
 class MaskCache:
     """The rows of one automaton, least recently used first to go. Rows are read-only and may be held for ever.
 
-    States that agree for the length of the longest token share a row (`Dfa.shape`). Nearly all tokens are short, so a
-    row is made from the row of the short ones, shared by the many more states that agree for SHORT bytes, and a walk
-    over the few long ones.
+    States that agree for the length of the longest token share a row (`Dfa.shape`). Nearly all tokens are short, so
+    where states are counted a row is made from the row of the short ones, shared by the many more states that agree for
+    SHORT bytes, and a walk over the few long ones.
     """
 
-    def __init__(self, dfa: Dfa, vocab: Vocabulary, index: TokenIndex, max_bytes: int) -> None:
+    def __init__(self, dfa: Dfa, vocab: Vocabulary, walker: Walker, max_bytes: int) -> None:
         self._dfa = dfa
-        self._index = index
-        self._width = index.all.trie.row_words
+        self._walker = walker
+        self._width = walker.trie.row_words
         self._eos = [i for i in vocab.eos_ids if 0 <= i < vocab.size]
         self._rows: OrderedDict[tuple[str, int], Row] = OrderedDict()
         self._shapes: dict[int, tuple[str, int]] = {}
@@ -199,42 +245,25 @@ class MaskCache:
     def _key(self, state: int) -> tuple[str, int]:
         key = self._shapes.get(state)
         if key is None:
-            key = self._shapes[state] = ("all", self._dfa.shape(state, self._index.all.trie.max_depth))
+            key = self._shapes[state] = ("all", self._dfa.shape(state, self._walker.trie.max_depth))
         return key
 
     def _compute(self, state: int) -> Row:
-        if covered := self._dfa.covered(state):
-            row = self._sliced(state, covered)
-        elif not self._dfa.has_runs or not len(self._index.long.trie.byte):
-            row = self._walk(self._index.all, state, np.zeros(self._width, np.int32))
-        else:
-            row = self._walk(self._index.long, state, self._short_row(state).copy())
+        row = self._folded(state) if self._dfa.has_runs else None
+        if row is None:
+            row = self._walker.row(self._dfa, state)
         if self._dfa.accepting[state]:
             row |= self.eos_row
         return row
 
-    def _sliced(self, state: int, covered: int) -> Row:
-        """The rows of the classes that fit, and a walk over the tokens that are in none of these."""
-        row = np.zeros(self._width, np.int32)
-        for number, (known, walker) in enumerate(zip(self._index.classes, self._index.within, strict=True)):
-            room, exact = self._dfa.room(state, number)
-            if room < LONGEST and not exact:
-                self._walk(walker, state, row)
-            elif covered >> number & 1:
-                row |= known.rows[room]
-        return self._walk(self._index.outside, state, row)
-
-    def _short_row(self, state: int) -> Row:
-        shape = self._dfa.shape(state, SHORT)
+    def _folded(self, state: int) -> Row | None:
+        """The row by way of that of a state which agrees for short tokens, where there is one that stands for many."""
+        if not isinstance(self._walker, NumbaWalker) or (shape := self._dfa.shape(state, SHORT)) == state:
+            return None
         row = self._find(("short", shape))
         if row is None:
-            row = self._walk(self._index.short, shape, np.zeros(self._width, np.int32))
-            self._keep(("short", shape), row)
-        return row
-
-    def _walk(self, walker: Walker, state: int, row: Row) -> Row:
-        walker.fill(self._dfa, state, 0, len(walker.trie.byte), row)
-        return row
+            row = self._keep(("short", shape), self._walker.short_row(self._dfa, shape))
+        return row | self._walker.long_row(self._dfa, state)
 
     def _with_bits(self, ids: list[int]) -> Row:
         row = np.zeros(self._width, np.uint32)

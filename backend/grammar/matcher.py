@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from stemma.backend.grammar.automaton import DEAD, Dfa
 from stemma.backend.grammar.base import Vocabulary
-from stemma.backend.grammar.forcing import CONTEXT_TOKENS, canonical_tokens, forced_bytes, likely_tokens
-from stemma.backend.grammar.masks import MaskCache, TokenIndex
+from stemma.backend.grammar.forcing import CONTEXT_TOKENS, MAX_TEXT, canonical_tokens, likely_tokens
+from stemma.backend.grammar.masks import MaskCache, Walker
 from stemma.backend.grammar.shortest import ShortestTexts, fewest_tokens, unspellable
 
 FINISHED = -3  # the state behind EOS
@@ -32,14 +32,14 @@ class RegularGrammar:
     """A constraint compiled to one byte automaton. Its caches are shared by all matchers, in any thread."""
 
     def __init__(
-        self, dfa: Dfa, vocab: Vocabulary, index: TokenIndex, mask_bytes: int, warnings: tuple[str, ...] = ()
+        self, dfa: Dfa, vocab: Vocabulary, walker: Walker, mask_bytes: int, warnings: tuple[str, ...] = ()
     ) -> None:
         self.dfa = dfa
         self.warnings = warnings
         self.vocab = vocab
-        self.walker = index.all
-        self.masks = MaskCache(dfa, vocab, index, mask_bytes)
-        self.covers_bytes = len(index.all.trie.single_bytes) == 256
+        self.walker = walker
+        self.masks = MaskCache(dfa, vocab, walker, mask_bytes)
+        self.covers_bytes = len(walker.trie.single_bytes) == 256
         self._steps: dict[tuple[int, int], int] = {}
         self._forced_bytes: dict[int, bytes] = {}
         self._canonical: dict[tuple[int, tuple[int, ...]], int] = {}
@@ -147,7 +147,7 @@ class RegularGrammar:
     def _forced_from(self, state: int) -> bytes:
         text = self._forced_bytes.get(state)
         if text is None:
-            text = forced_bytes(self.dfa, state)
+            text = self.dfa.forced_bytes(state, MAX_TEXT)
             _remember(self._forced_bytes, state, text)
         return text
 

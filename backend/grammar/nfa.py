@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stemma.backend.grammar import ir
-from stemma.backend.grammar.charset import ALL, ByteTree, byte_tree
+from stemma.backend.grammar import charset, ir
+from stemma.backend.grammar.charset import ALL, ByteTree, Ranges, byte_tree
 from stemma.backend.grammar.json_text import quoted_tree
 from stemma.backend.grammar.limits import Deadline
 from stemma.backend.grammar.slices import covers
@@ -60,17 +60,19 @@ class Nfa:
         self.calls: dict[int, list[tuple[int, int]]] = {}
         self.blocks: dict[int, int] = {}  # who reaches the key is not at the value (see ir.Except)
         self.bounds: dict[int, Bound] = {}  # of the places of counting rules
-        self._spans: list[tuple[int, int]] = []  # of each rule: its first and last place
+        self.rule_spans: list[tuple[int, int]] = []  # of each rule: its first and last place
         self.trees: list[ByteTree] = []
         self.covers: dict[int, int] = {}  # which classes of `slices` lie in a tree's characters
+        self.ranges_of: dict[int, Ranges] = {}  # of the trees that stand for characters
+        self.together: dict[frozenset[int], int] = {}
         self.runs: list[Run] = []  # disjoint, in order
         self._tree_ids: dict[int, int] = {}
         self._bytes: list[int | None] = [None] * 256
         self._deadline = deadline
         self._since_check = 0
-        self._spans.extend((self._place(), self._place()) for _ in rules)
-        self.ends = frozenset(end for _, end in self._spans)
-        for rule, (start, end) in zip(rules, self._spans, strict=True):
+        self.rule_spans.extend((self._place(), self._place()) for _ in rules)
+        self.ends = frozenset(end for _, end in self.rule_spans)
+        for rule, (start, end) in zip(rules, self.rule_spans, strict=True):
             if isinstance(rule, ir.Counted):
                 self._bounded(rule, start, end)
             else:
@@ -131,9 +133,20 @@ class Nfa:
         for edges in self.edges:
             edges[:] = [(tree, target) for tree, target in edges if target in live]
         if alphabet != ALL_BYTES:
-            self.covers = {}
+            self.covers, self.ranges_of = {}, {}
         self.trees = trees
         self._tree_ids = {id(tree): i for i, tree in enumerate(trees)}
+
+    def covered_together(self, trees: frozenset[int]) -> int:
+        """Which classes of `slices` lie in the characters of these trees, but in those of no single one."""
+        known = self.together.get(trees)
+        if known is None:
+            found = [self.ranges_of[tree] for tree in trees if tree in self.ranges_of]
+            together = covers(charset.ranges(pair for of in found for pair in of)) if len(found) > 1 else 0
+            for tree in trees:
+                together &= ~self.covers.get(tree, 0)
+            known = self.together[trees] = together
+        return known
 
     def _build(self, node: ir.Node, start: int, end: int) -> None:
         """Add paths for `node`. May add moves out of `start` and into `end`, never into `start` or out of `end`."""
@@ -142,6 +155,7 @@ class Nfa:
             number = self.tree(tree)
             if number not in self.covers:
                 self.covers[number] = covers(node.ranges)
+                self.ranges_of[number] = node.ranges
             self.edges[start].append((number, end))
         elif isinstance(node, ir.Words):
             self._words(node.words, start, end)
@@ -157,7 +171,7 @@ class Nfa:
         elif isinstance(node, ir.Repeat):
             self._repeat(node, start, end)
         elif isinstance(node, ir.Call):
-            self.calls.setdefault(start, []).append((self._spans[node.rule][0], end))
+            self.calls.setdefault(start, []).append((self.rule_spans[node.rule][0], end))
         elif isinstance(node, ir.Counted):
             raise AssertionError("only whole rules count")
         elif isinstance(node, ir.Except):

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from stemma.backend.grammar.automaton import _ACCEPT, _PLACE_BITS, _PLACE_MASK, _STACK_SHIFT, _TREE_MASK, Dfa
+from stemma.backend.grammar.automaton import Dfa
 from stemma.backend.grammar.charset import ByteTree
 from stemma.backend.grammar.nfa import Nfa
 from stemma.backend.grammar.trie import TokenTrie
@@ -116,24 +116,25 @@ class ShortestTexts:
         todo = []
         while stack not in self._stacks:
             todo.append(stack)
-            stack = self._dfa._stacks[stack][1]
+            stack = self._dfa.frame(stack)[1]
         total = self._stacks[stack]
         for above in reversed(todo):
-            total = self._stacks[above] = total + self._to_end[self._dfa._stacks[above][0]]
+            total = self._stacks[above] = total + self._to_end[self._dfa.frame(above)[0]]
         return total
 
     def _bound(self, state: int) -> int:
         """At least so many bytes are needed."""
         bound = self._bounds.get(state)
         if bound is None:
-            bound = self._bounds[state] = min(map(self._bound_of, self._dfa._items[state]), default=FAR)
+            bound = self._bounds[state] = min(self._bounds_of(state), default=FAR)
         return bound
 
-    def _bound_of(self, item: int) -> int:
-        if item == _ACCEPT:
-            return 0
-        rest = self._character[(item & _TREE_MASK) >> _PLACE_BITS] + self._to_end[item & _PLACE_MASK]
-        return rest + self._stack(item >> _STACK_SHIFT)
+    def _bounds_of(self, state: int) -> Iterator[int]:
+        if self._dfa.accepting[state]:
+            yield 0
+        for stack, tree, place in self._dfa.members(state):
+            if tree < len(self._character):  # others lead nowhere
+                yield self._character[tree] + self._to_end[place] + self._stack(stack)
 
     def _search(self, start: int) -> bytes:
         dfa, texts = self._dfa, self._texts

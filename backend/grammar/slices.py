@@ -19,14 +19,24 @@ from stemma.backend.grammar import charset
 from stemma.backend.grammar.base import Vocabulary
 from stemma.backend.grammar.charset import Ranges
 
-LONGEST = 24  # characters; longer tokens are in no class
+LONGEST = 24  # characters; up to so many the tokens of a class have a row for each number
 
 _CONTROL = ((0, 0x1F), (0x22, 0x22), (0x5C, 0x5C))
 _PYTHON_SPACE = ((0x85, 0x85),)
 
-# From narrow to wide: letters, digits and "_"; no space; anything that a JSON string need not escape.
+
+def _letters() -> Ranges:
+    found = charset.of_category("L")
+    assert found is not None
+    return found
+
+
+# From narrow to wide: small letters; letters, digits and "_"; letters of all scripts; no space; anything that a JSON
+# string need not escape.
 CLASSES: tuple[Ranges, ...] = (
+    ((0x61, 0x7A),),
     charset.ASCII_WORD,
+    _letters(),
     charset.complement(charset.ranges([*_CONTROL, *charset.ECMA_SPACE, *_PYTHON_SPACE])),
     charset.complement(_CONTROL),
 )
@@ -68,44 +78,51 @@ def _touched(low: int, high: int) -> int:
 
 
 class TokenClass(NamedTuple):
-    """`rows[n]`: int32[row_words], the tokens of up to n characters; `ids`: all of them."""
+    """`ids`: tokens of class `number`, all behind one space if `spaced`. `rows[n]`: int32[row_words], those of up to n
+    characters (without that space), and behind `rows[LONGEST]` all."""
 
+    number: int
+    spaced: bool
     ids: frozenset[int]
     rows: tuple[NDArray[np.int32], ...]
 
 
-def token_classes(vocab: Vocabulary) -> tuple[TokenClass, ...]:
-    """Each plain token is in the narrowest class that has all its characters."""
-    patterns = [re.compile(f"[{''.join(f'{_point(a)}-{_point(b)}' for a, b in of)}]+") for of in CLASSES]
-    members: list[list[tuple[int, int]]] = [[] for _ in CLASSES]
+def token_classes(
+    vocab: Vocabulary, shortest: int = 1, longest: int | None = None, characters: int = LONGEST
+) -> tuple[TokenClass, ...]:
+    """Each plain token (of `shortest` to `longest` bytes) is in the narrowest class that has all its characters, or all
+    behind its first space; but tokens of more than `characters` are in none."""
+    points = ["".join(f"{_point(a)}-{_point(b)}" for a, b in of) for of in CLASSES]
+    patterns = [re.compile(f"( ?)([{inside}]+)") for inside in points[:-1]] + [re.compile(f"()([{points[-1]}]+)")]
+    members: dict[tuple[int, bool], list[tuple[int, int]]] = {}
     for i, text in enumerate(vocab.token_bytes[: vocab.size]):
-        if not text or i in vocab.eos_ids:
+        if not text or i in vocab.eos_ids or len(text) < shortest or (longest is not None and len(text) > longest):
             continue
         try:
             plain = text.decode()
         except UnicodeDecodeError:
             continue
-        if len(plain) <= LONGEST:
-            for number, pattern in enumerate(patterns):
-                if pattern.fullmatch(plain):
-                    members[number].append((i, len(plain)))
-                    break
-    return tuple(_class(found, (vocab.size + 31) // 32) for found in members)
+        for number, pattern in enumerate(patterns):
+            if match := pattern.fullmatch(plain):
+                length = match.end() - match.start(2)
+                if length <= characters:
+                    members.setdefault((number, match.end(1) > 0), []).append((i, length))
+                break
+    return tuple(_class(*key, members[key], (vocab.size + 31) // 32) for key in sorted(members))
 
 
 def _point(point: int) -> str:
     return f"\\U{point:08x}"
 
 
-def _class(members: list[tuple[int, int]], words: int) -> TokenClass:
-    allowed = np.zeros(words * 32, np.bool_)
-    rows = []
-    by_length: dict[int, list[int]] = {}
+def _class(number: int, spaced: bool, members: list[tuple[int, int]], words: int) -> TokenClass:
+    by_length: list[list[int]] = [[] for _ in range(LONGEST + 2)]
     for token, length in members:
-        by_length.setdefault(length, []).append(token)
-    for length in range(LONGEST + 1):
-        allowed[by_length.get(length, [])] = True
+        by_length[min(length, LONGEST + 1)].append(token)
+    rows, allowed = [], np.zeros(words * 32, np.bool_)
+    for tokens in by_length:
+        allowed[tokens] = True
         row = np.packbits(allowed, bitorder="little").view("<i4").astype(np.int32)
         row.flags.writeable = False
         rows.append(row)
-    return TokenClass(frozenset(token for token, _ in members), tuple(rows))
+    return TokenClass(number, spaced, frozenset(token for token, _ in members), tuple(rows))

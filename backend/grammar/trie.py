@@ -46,25 +46,11 @@ class TokenTrie:
         return children.get(byte, -1)
 
 
-def build_trie(
-    vocab: Vocabulary,
-    *,
-    shortest: int = 1,
-    longest: int | None = None,
-    only: frozenset[int] | None = None,
-    without: frozenset[int] = frozenset(),
-) -> TokenTrie:
-    """The trie of the tokens of `shortest` to `longest` bytes; of those in `only`, and none of `without`."""
-    entries = [
-        (text, i)
-        for i, text in enumerate(vocab.token_bytes[: vocab.size])
-        if text
-        and i not in vocab.eos_ids
-        and shortest <= len(text)
-        and (longest is None or len(text) <= longest)
-        and (only is None or i in only)
-        and i not in without
-    ]
+def build_trie(vocab: Vocabulary, only: frozenset[int] | None = None) -> TokenTrie:
+    """The trie of the vocabulary's tokens, or of those in `only`."""
+    table, size = vocab.token_bytes, min(vocab.size, len(vocab.token_bytes))
+    ids = range(size) if only is None else [i for i in only if i < size]
+    entries = [(text, i) for i in ids if (text := table[i]) and i not in vocab.eos_ids]
     entries.sort()
     texts = [text for text, _ in entries]
     lengths = np.fromiter(map(len, texts), np.int32, len(texts))

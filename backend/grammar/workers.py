@@ -24,7 +24,6 @@ from pathlib import Path
 import msgspec
 
 import stemma
-from stemma.backend.grammar.automaton import Dfa
 from stemma.backend.grammar.base import Vocabulary
 from stemma.backend.grammar.compiler import naming, ready_grammar, refuse_nothing
 from stemma.backend.grammar.flat import FlatNfa
@@ -209,12 +208,12 @@ class Workers:
                 f"{constraint.kind} holds {size} characters, the limit is {MAX_VALUE}; {SMALLER}",
                 param=constraint.kind,
             )
-        index = index_of(vocab)
-        done = self._compiled(constraint, index.all.trie.alphabet, lenient)
+        tokens = index_of(vocab)
+        done = self._compiled(constraint, tokens.trie.alphabet, lenient)
         with giving_way(self._busy), naming(constraint.kind):
-            dfa = Dfa(FlatNfa(done.nfa), Deadline(self._limits[1], constraint.kind))
+            dfa = tokens.automaton(FlatNfa(done.nfa), Deadline(self._limits[1], constraint.kind))
             refuse_nothing(dfa, constraint)
-            return ready_grammar(dfa, vocab, index, done.warnings)
+            return ready_grammar(dfa, vocab, tokens, done.warnings)
 
     def _compiled(self, constraint: Constraint, alphabet: frozenset[int], lenient: bool) -> Compiled:
         for rank, seconds in enumerate(self._limits):

@@ -7,6 +7,8 @@ import threading
 import pytest
 
 from stemma.backend.grammar import matcher as matcher_module
+from stemma.backend.grammar.arrays import EFFORT
+from stemma.backend.grammar.compiled import CompiledDfa
 from stemma.backend.grammar.compiler import GrammarCache, compile_constraint, warm_up
 from stemma.backend.grammar.limits import MAX_WORK
 from stemma.backend.grammar.matcher import RegularGrammar
@@ -152,12 +154,20 @@ def test_those_who_wait_for_a_failing_compilation_get_its_error(world) -> None:
     assert len(set(errors)) == 1
 
 
+def test_the_plain_automaton_tells_when_it_is_crowded(world) -> None:
+    dfa = world.regex("a+b", walker="numpy").dfa
+    assert not dfa.crowded
+    dfa._work = MAX_WORK
+    assert dfa.crowded
+
+
 def test_a_crowded_automaton_is_replaced_for_new_users(world) -> None:
     cache = GrammarCache(world.bpe)
     constraint = Constraint("regex", "a+b")
     old = cache.get(constraint)
     assert isinstance(old, RegularGrammar)
-    old.dfa._work = MAX_WORK
+    assert isinstance(old.dfa, CompiledDfa)
+    old.dfa.arrays.numbers[EFFORT] = MAX_WORK
     fresh = cache.get(constraint)
     assert fresh is not old
     assert cache.get(constraint) is fresh

@@ -91,10 +91,10 @@ def test_masks_allow_exactly_the_tokens_that_can_go_on(world) -> None:
     vocab = world.make_vocab(tokens)
     deadline = Deadline(10.0, "ebnf")
     lowered = parse_ebnf('root ::= root root | "(" root ")" | "x"', deadline)
-    index = index_of(vocab)
-    dfa = Dfa(lowered.node, deadline, index.all.trie.alphabet, lowered.rules, trim=lowered.trim)
+    walker = index_of(vocab)
+    dfa = walker.automaton(lowered.node, deadline, walker.trie.alphabet, lowered.rules, trim=lowered.trim)
     for prefix in ([], [0], [5], [3, 5], [7, 1], [7, 6], [3, 8]):
-        matcher = RegularGrammar(dfa, vocab, index, 1 << 20, ()).matcher()
+        matcher = RegularGrammar(dfa, vocab, walker, 1 << 20, ()).matcher()
         assert all(matcher.accept(token) for token in prefix)
         state = dfa.run(0, b"".join(tokens[i] for i in prefix))
         allowed = {i for i, token in enumerate(tokens) if dfa.run(state, token) != DEAD}

@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from stemma.backend.grammar.automaton import Dfa
 from stemma.backend.grammar.base import Vocabulary
 from stemma.backend.grammar.compiler import compile_constraint, lower, ready_grammar
 from stemma.backend.grammar.flat import Flat, FlatNfa, dump
@@ -49,13 +48,13 @@ OTHERS = [
 
 def shipped(constraint: Constraint, vocab: Vocabulary) -> RegularGrammar:
     """Compiled by way of the arrays, as bytes."""
-    index, deadline = index_of(vocab), Deadline(10.0, constraint.kind)
+    tokens, deadline = index_of(vocab), Deadline(10.0, constraint.kind)
     lowered = lower(constraint, deadline)
     data = msgspec.msgpack.encode(
-        dump(Nfa(lowered.node, deadline, index.all.trie.alphabet, lowered.rules, trim=lowered.trim))
+        dump(Nfa(lowered.node, deadline, tokens.trie.alphabet, lowered.rules, trim=lowered.trim))
     )
     nfa = FlatNfa(msgspec.msgpack.decode(data, type=Flat))
-    return ready_grammar(Dfa(nfa, deadline), vocab, index, lowered.warnings)
+    return ready_grammar(tokens.automaton(nfa, deadline), vocab, tokens, lowered.warnings)
 
 
 def assert_equal(one: RegularGrammar, other: RegularGrammar, seed: int) -> None:

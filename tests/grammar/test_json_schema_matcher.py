@@ -190,3 +190,16 @@ def test_long_texts_share_their_masks(world) -> None:
     grammar = world.schema({"type": "string", "maxLength": 5000})
     rows = {id(grammar.masks.row(grammar.dfa.run(0, b'"' + b"x" * n))) for n in range(1, 3000, 100)}
     assert len(rows) == 1
+
+
+@pytest.mark.parametrize("walker", ["numba", "numpy"])
+def test_a_key_that_may_not_stand_here_is_never_closed(world, walker: str) -> None:
+    vocab = world.make_vocab([*(bytes([b]) for b in range(128)), b'a"', b'"a"', b'ab"'])
+    schema = {"properties": {"a": {"type": "integer"}}, "required": ["a"], "type": "object"}
+    grammar = world.schema(schema, vocab, walker=walker)
+    dfa = grammar.dfa
+    before = dfa.run(0, b'{"a":1,')
+    assert world.mask_ids(grammar.masks.row(before)) & {ord('"'), 128, 129, 130} == {ord('"')}
+    inside = dfa.step(before, ord('"'))
+    assert world.mask_ids(grammar.masks.row(inside)) & {ord('"'), ord("a"), 128, 130} == {ord('"'), ord("a"), 130}
+    assert ord('"') not in world.mask_ids(grammar.masks.row(dfa.step(inside, ord("a"))))

@@ -111,7 +111,7 @@ def test_rows_are_shared_and_read_only(world) -> None:
 
 def test_the_cache_forgets_the_oldest_rows_and_makes_them_again(world) -> None:
     grammar = world.regex("[a-z]{20}[0-9]{20}")
-    width = 4 * index_of(world.bpe).all.trie.row_words
+    width = 4 * index_of(world.bpe).trie.row_words
     cache = MaskCache(grammar.dfa, world.bpe, index_of(world.bpe), 3 * width)
     states = visited_states(grammar, random.Random(0), 20)
     first = cache.row(0)
@@ -187,7 +187,7 @@ def test_the_trie_lists_every_token_in_depth_first_order(world) -> None:
 
 def test_an_empty_vocabulary_has_an_empty_trie(world) -> None:
     for walker in ("numba", "numpy"):
-        trie = index_of(Vocabulary([None], 1, frozenset([0]), lambda text: []), walker).all.trie
+        trie = index_of(Vocabulary([None], 1, frozenset([0]), lambda text: []), walker).trie
         assert len(trie.byte) == 0
 
 
@@ -198,6 +198,6 @@ def test_an_unknown_walker_is_named(world) -> None:
 
 def test_the_environment_picks_the_walker(world, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STEMMA_GRAMMAR_WALKER", "numpy")
-    assert isinstance(index_of(world.bpe).all, NumpyWalker)
+    assert isinstance(index_of(world.bpe), NumpyWalker)
     monkeypatch.setenv("STEMMA_GRAMMAR_WALKER", "numba")
-    assert isinstance(index_of(world.bpe).all, NumbaWalker)
+    assert isinstance(index_of(world.bpe), NumbaWalker)

@@ -9,7 +9,7 @@ import pytest
 
 from stemma.backend.bench import grammar as bench
 from stemma.backend.bench.grammar import Batch, BatchOutcome, RegexOutcome, batch_of, ratio, run_batch, run_pattern
-from stemma.backend.bench.grammar_cases import REGEXES, Pattern, built_in_cases
+from stemma.backend.bench.grammar_cases import HOSTILE, REGEXES, WIDE, Pattern, built_in_cases
 from stemma.backend.grammar.adapters import Backend, backend_named
 from stemma.backend.grammar.adapters.peer import installed
 from stemma.backend.grammar.adapters.process import Lost
@@ -28,6 +28,30 @@ def test_every_regex_matches_its_samples():
         outcome = list(run_pattern(pattern, backend_named("native"), VOCAB))[-1]
         assert outcome.accepted == len(pattern.samples), pattern.name
         assert len(outcome.mask_us) == len(outcome.again_us) and outcome.tokens and not outcome.note
+
+
+def test_every_wide_state_is_reached_by_its_samples():
+    assert HOSTILE in WIDE and len({p.name for p in WIDE}) == len(WIDE)
+    for pattern in WIDE:
+        outcome = list(run_pattern(pattern, backend_named("native"), VOCAB))[-1]
+        assert outcome.accepted == len(pattern.samples), pattern.name
+
+
+def test_the_wide_states_are_summed_up(capsys: pytest.CaptureFixture[str]):
+    ours = [RegexOutcome(1.0, [10.0, 30.0 + i]) for i in range(len(WIDE))]
+    peer = [RegexOutcome(1.0, [90.0, 400.0]) for _ in WIDE]
+    hostile = WIDE.index(HOSTILE)
+    ours[hostile] = RegexOutcome(1.0, [5.0, 200.0])
+    peer[hostile] = RegexOutcome(note="refused: too wide")
+    bench.print_wide({"native": ours, "peer": peer})
+    lines = capsys.readouterr().out.splitlines()
+    widest = max(30 + i for i in range(len(WIDE)) if i != hostile)
+    assert any(
+        line.split() == ["cold", "wide", "states,", "max", str(widest), "400", f"{400 / widest:.2f}", "x"]
+        for line in lines
+    )
+    assert any(line.split() == ["hostile", "regex,", "max", "200", "-"] for line in lines)
+    assert any("refused: too wide" in line for line in lines)
 
 
 def test_the_built_in_schemas_are_decided_as_they_say():
