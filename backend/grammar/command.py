@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import binascii
+import gc
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -135,6 +136,8 @@ def ready(backend: str, tokenizer: str, pattern: str | None) -> tuple[Backend, V
     if backend == "native":
         warm_up()
     engine.compile(Constraint("regex", "[a-z]+"), vocab).matcher().mask()
+    gc.collect()
+    gc.freeze()  # as an engine does: what lives now is not looked at in every collection
     return engine, vocab
 
 

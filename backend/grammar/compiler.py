@@ -17,6 +17,7 @@ from stemma.backend.grammar.automaton import DEAD, Dfa
 from stemma.backend.grammar.base import Grammar, Vocabulary
 from stemma.backend.grammar.composed import finder_of, lower_composed
 from stemma.backend.grammar.ebnf import parse_ebnf
+from stemma.backend.grammar.give_way import not_collecting
 from stemma.backend.grammar.json_schema import Lowered, read_schema
 from stemma.backend.grammar.limits import MAX_SIZE, TIME_LIMIT, Deadline
 from stemma.backend.grammar.masks import Walker, index_of
@@ -84,8 +85,8 @@ def compile_constraint(
     """
     tokens = index_of(vocab, walker)
     deadline = Deadline(time_limit, constraint.kind)
-    lowered = lower(constraint, deadline, lenient=lenient)
-    with naming(constraint.kind):
+    with not_collecting(), naming(constraint.kind):
+        lowered = lower(constraint, deadline, lenient=lenient)
         dfa = tokens.automaton(lowered.node, deadline, tokens.trie.alphabet, lowered.rules, trim=lowered.trim)
         refuse_nothing(dfa, constraint)
         return ready_grammar(dfa, vocab, tokens, lowered.warnings)

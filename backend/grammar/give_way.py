@@ -36,7 +36,7 @@ def giving_way(busy: Callable[[], bool]) -> Iterator[None]:
     """While `busy()`, the calling thread rests REST after each SLICE of work, beyond an allowance that all such work of
     the process shares; one thread at a time. Rests fall on calls and returns of functions; if a profiler watches these,
     none do."""
-    with _lock, _not_collecting():
+    with _lock, not_collecting():
         if sys.getprofile() is not None:
             yield
             return
@@ -64,7 +64,7 @@ def giving_way(busy: Callable[[], bool]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _not_collecting() -> Iterator[None]:
+def not_collecting() -> Iterator[None]:
     """No collection in between; what was made in between is set aside if it is much."""
     if not gc.isenabled():
         yield
