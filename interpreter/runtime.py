@@ -286,6 +286,7 @@ class Run:
             return
         over = self.budget.spend(node.meta)
         if over is not None:
+            self._stopped = self._stopped or Failure(over, what="the program was stopped")  # nothing more is said
             timers.call_later(0.0, lambda: self.stop(over))  # not from here: the endpoint may be inside `submit`
 
     def stop(self, error: BaseException) -> None:

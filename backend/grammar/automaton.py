@@ -8,7 +8,7 @@ automaton with as many states as it has been used for. No item is a dead end, si
 
 Bytes that no edge tells apart share a column of the transition table: columns are the intervals between cut points.
 
-A few lines over 500: the parts of this one construction are only understood together.
+A little long because the parts of this one construction are only understood together.
 """
 
 from __future__ import annotations
