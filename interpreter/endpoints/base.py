@@ -17,6 +17,8 @@ class Endpoint(ABC):
     `capabilities` says what the endpoint wants or can do beyond that form:
       names    every node in a delta also carries the user's `name` and `where`
       remote   deltas leave the process
+      images   takes image nodes that hold data
+      image_urls   takes image nodes that hold an address
     `quiet_seconds`: how long a program must be silent before what it said so far is sent unasked; None: only when a
     value is demanded or the program ends.
     """
