@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened in `branch`: its label as errors name it, "" for the root. `branch_id` as in the graph."""
+    """Something that happened in `branch`, which is named as in errors ("" for the root); `branch_id` as in graphs."""
 
     branch: str
     branch_id: str

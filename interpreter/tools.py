@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import json
 import math
 import time
 from dataclasses import dataclass, field
@@ -31,8 +30,8 @@ _NOTHING: Any = object()
 class ToolCall:
     """One call that a model asked for. `arguments` are checked and of the types that the function's hints say.
 
-    `run()` or `await arun()` calls the function; then `result` is what it returned, or `error` what it raised. It may be
-    run again.
+    `run()` or `await arun()` calls the function; then `result` is what it returned, or `error` what it raised. It may
+    be run again.
     """
 
     __slots__ = ("_first", "_node", "_parsed", "_run", "error", "result")
@@ -181,7 +180,9 @@ class Called(Value):
         return self.made
 
     def _bound(self, parsed: Any, run: Run) -> Any:
-        record = list(self.made_by.meta.get("tool_calls") or ()) if "replay" in run.endpoint.capabilities else []
+        record: list[dict[str, Any]] = []
+        if "replay" in run.endpoint.capabilities:
+            record += self.made_by.meta.get("tool_calls") or ()
         if isinstance(parsed, ParsedCall):
             return ToolCall(parsed, run, self.made_by, _taken(record, parsed))
         if isinstance(parsed, list):
@@ -207,9 +208,9 @@ class Called(Value):
 def tool_result(call: Any, role: str | None = "tool") -> NodeList:
     """The results of one call, or of a list of them, as messages: nodes to append, one message for each call.
 
-    `role` is the message's role; where the model's chat template has none for tools, `role="user"` makes it a message of
-    the user, `Result of add: 3`. None gives the text alone, to be appended inside a message. Raises `RequestError` for
-    a call that was not run, and for what is no call.
+    `role` is the message's role. Where the model's chat template has none for tools, `role="user"` makes it a message
+    of the user, `Result of add: 3`. None gives that text alone, to be appended inside a message. Raises `RequestError`
+    for a call that was not run, and for what is no call.
     """
     calls = call if isinstance(call, (list, tuple)) else [call]
     where = caller()

@@ -60,7 +60,7 @@ def gen(
     `type` (or `dtype`) names a Python type: the text is constrained to it and `s[name]` is the value. `json_schema`
     takes a schema as text or dict, a pydantic model or another type, and `s[name]` is the text. `constraint` is made of
     `sequence`, `choice`, `repeat`, `capture` and the like (see `compose`). At most one of `type`, `regex`,
-    `json_schema`, `ebnf`, `structural_tag`, `constraint`, `tools` may be given. With `choices` this is a `select`, which
+    `json_schema`, `ebnf`, `structural_tag`, `constraint`, `tools` may be given. With `choices` this is a `select`, and
     takes `choices_method`, `temperature` and `seed` and nothing else. `timeout` is how many seconds it may take once
     everything before it is there; then it fails, and so does what follows it.
 

@@ -20,8 +20,8 @@ def image(source: Any) -> Image:
     """An image to append: any number of them, in any place of a message.
 
     `source` is a path, the file's bytes, an `http(s)` or `data:` URL, or an object with PIL's `save(file, format)`. The
-    MIME type is that of the bytes, whatever the file is called: PNG, JPEG, GIF or WebP. An `http(s)` URL is passed on as
-    it is. Raises `RequestError` for anything else, and for a file that cannot be read.
+    MIME type is that of the bytes, whatever the file is called: PNG, JPEG, GIF or WebP. An `http(s)` URL is passed on
+    as it is. Raises `RequestError` for anything else, and for a file that cannot be read.
     """
     where = caller()
     if isinstance(source, str) and source.startswith(("http://", "https://")):

@@ -27,12 +27,14 @@ from stemma.lang.types import TypeSpec
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _SECTION = re.compile(r"(Args|Arguments|Parameters|Returns?|Raises|Yields|Examples?|Notes?):\s*$")
+_typed_dict: Any = typing.TypedDict  # made at run time, of which type checkers know nothing
+_union: Any = typing.Union
 _PARAMETER = re.compile(r"(\w+)\s*(\([^)]*\))?\s*:\s*(.*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that a model may call. `parameters` is the JSON schema of its arguments, `read` checks and converts them."""
+    """A function that a model may call. `parameters` is the JSON schema of its arguments, `read` makes them values."""
 
     name: str
     description: str
@@ -44,7 +46,7 @@ class Tool:
 
     @property
     def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self.func) or inspect.iscoroutinefunction(getattr(self.func, "__call__", 0))
+        return inspect.iscoroutinefunction(self.func) or inspect.iscoroutinefunction(type(self.func).__call__)
 
     def __call__(self, arguments: Mapping[str, Any]) -> Any:
         """Call the function with these arguments, by name."""
@@ -75,8 +77,8 @@ class ToolSpec(TypeSpec):
 def tool_of(function: Callable[..., Any] | Tool) -> Tool:
     """The tool that a function is: its name, docstring, and parameters by their type hints.
 
-    The docstring's `Args:` section describes parameters, and so does text in `Annotated[T, "…"]`. What has a default may
-    be left out. Raises `RequestError` for what is no function, or has a parameter that no schema can be made of.
+    The docstring's `Args:` section describes parameters, and so does text in `Annotated[T, "…"]`. What has a default
+    may be left out. Raises `RequestError` for what is no function, or has a parameter that no schema can be made of.
     """
     if isinstance(function, Tool):
         return function
@@ -107,7 +109,7 @@ def tool_of(function: Callable[..., Any] | Tool) -> Tool:
         notes = {**notes, parameter.name: " ".join(said)} if said else notes
         optional = parameter.default is not parameter.empty
         fields[parameter.name] = typing.NotRequired[hint] if optional else hint
-    arguments = typing.TypedDict(f"{name}_arguments", fields)  # type: ignore[operator]
+    arguments = _typed_dict(f"{name}_arguments", fields)
     try:
         shape = shape_of(arguments)
     except RequestError as error:
@@ -190,11 +192,8 @@ class _AtLeastOne:
 
 @functools.lru_cache(maxsize=64)
 def _spec(tools: tuple[Tool, ...], auto: bool, parallel: bool) -> ToolSpec:
-    calls = [
-        typing.TypedDict(f"{tool.name}_call", {"name": Literal[tool.name], "arguments": tool.arguments})  # type: ignore
-        for tool in tools
-    ]
-    one = functools.reduce(lambda a, b: typing.Union[a, b], calls)  # noqa: UP007 - made at run time
+    calls = [_typed_dict(f"{t.name}_call", {"name": Literal[t.name], "arguments": t.arguments}) for t in tools]
+    one = _union[tuple(calls)]
     shape = shape_of(Annotated[list[one], _AtLeastOne()] if parallel else one)
     constraint = Constraint("json_schema", json.dumps(shape.schema, ensure_ascii=False))
     begins = "[" if parallel else "{"
