@@ -91,8 +91,8 @@ class ToolCall:
         if self._parsed.tool.is_async and on_background_loop():
             raise RequestError(f"tool {self.name!r} is async, and run() would block its loop: await call.arun()")
         entry, began = self._begin(on_error), time.perf_counter()
-        if self.done:
-            return self.result
+        if "value" in entry:
+            return entry["value"]
         try:
             result = self._parsed.tool(self.arguments)
             if inspect.isawaitable(result):
@@ -104,8 +104,8 @@ class ToolCall:
     async def arun(self, on_error: OnError = "raise") -> Any:
         """`run` for coroutines. An async function is awaited, another runs in a thread."""
         entry, began = self._begin(on_error), time.perf_counter()
-        if self.done:
-            return self.result
+        if "value" in entry:
+            return entry["value"]
         try:
             if self._parsed.tool.is_async:
                 result = await self._parsed.tool(self.arguments)
@@ -121,7 +121,7 @@ class ToolCall:
     # --- the record
 
     def _begin(self, on_error: OnError) -> dict[str, Any]:
-        """The entry of this call in the record. Afterwards it is `done` if a replayed record holds the result."""
+        """The entry of this call in the record; with its `value` if a replayed record holds it."""
         if on_error not in ("raise", "return"):
             raise RequestError(f"on_error must be raise or return, got {on_error!r}", param="on_error")
         self.result, self.error = _NOTHING, None
