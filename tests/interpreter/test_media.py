@@ -144,7 +144,7 @@ def test_forks_inherit_images_and_a_joined_text_brings_its_own():
 
 def test_an_image_outside_the_roles_is_no_message():
     state = function(lambda s: s.append(image(PNG) + gen("a"))).run(backend=ScriptedEndpoint())
-    with pytest.raises(RequestError, match="image at .*test_media.py.* is outside of every role"):
+    with pytest.raises(RequestError, match=r"image at .*test_media.py.* is outside of every role"):
         state.messages()
 
 
@@ -173,7 +173,7 @@ def test_endpoints_without_images_refuse_them_before_anything_is_sent(tmp_path: 
         with pytest.raises(RequestError, match=f"image image/png at .*test_media.py:[0-9]+: {name} does not take it"):
             compare.run(backend=endpoint)
     assert text.deltas == [] and spy.deltas == []
-    with pytest.raises(RequestError, match="image https://example.org/c.gif at .*Data does not take it; give image"):
+    with pytest.raises(RequestError, match=r"image https://example.org/c.gif at .*Data does not take it; give image"):
         compare.run(backend=Data())
 
 

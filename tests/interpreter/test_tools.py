@@ -132,7 +132,7 @@ def test_an_error_of_a_tool_inside_the_program_is_the_programs():
     ],
 )
 def test_an_endpoint_that_keeps_to_no_constraint_is_an_error_at_the_gen(reply: str, reason: str):
-    with pytest.raises(ProgramError, match="gen 'call' at .*test_tools.py") as caught:
+    with pytest.raises(ProgramError, match=r"gen 'call' at .*test_tools.py") as caught:
         ask.run(backend=scripted(reply))
     assert reason in str(caught.value)
 
@@ -161,7 +161,7 @@ def test_tool_result_wants_calls_that_were_run():
     made = ask.run(backend=scripted(call("add", a=1)))["call"]
     with pytest.raises(RequestError, match=r"ToolCall\(add\(a=1\)\) was not run"):
         tool_result(made)
-    with pytest.raises(RequestError, match="tool_result takes calls .* got 3"):
+    with pytest.raises(RequestError, match=r"tool_result takes calls .* got 3"):
         tool_result(3)
 
 

@@ -105,7 +105,7 @@ def test_methods_are_tools():
     ],
 )
 def test_a_text_that_is_no_call_says_why(text: str, reason: str):
-    with pytest.raises(ValueError, match="is not a value of type call of weather | add") as caught:
+    with pytest.raises(ValueError, match=r"is not a value of type call of weather \| add") as caught:
         tools_spec([weather, add]).value_of(text)
     assert reason in str(caught.value)
 
