@@ -312,7 +312,7 @@ def _shutdown(response: requests.Response) -> None:
         return
     try:
         stop()
-    except (OSError, ValueError):  # it ended by itself in the meantime
+    except (OSError, ValueError, RuntimeError):  # it ended by itself in the meantime
         return
 
 

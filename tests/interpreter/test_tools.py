@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -24,6 +25,7 @@ from stemma import (
     user,
 )
 from stemma.interpreter.endpoints.base import Endpoint
+from stemma.interpreter.endpoints.local import LocalEndpoint
 from stemma.interpreter.graph import ProgramGraph
 
 
@@ -309,6 +311,38 @@ def test_the_engine_keeps_to_the_tools(engine: Any):
     assert talk.run("divide", backend=engine, temperature=0)["call"].name == "divide"
     either = talk.run("auto", backend=engine, temperature=0)["call"]
     assert isinstance(either, (str, stemma.ToolCall)) and not (isinstance(either, str) and either.startswith("{"))
+
+
+def test_the_engine_behind_http_keeps_to_them_too(engine: Any, serve: Any):
+    endpoint = stemma.RuntimeEndpoint(serve(LocalEndpoint(engine)).url)
+    state = ask.run(backend=endpoint, temperature=0, max_new_tokens=96)
+    assert isinstance(state["call"], stemma.ToolCall) and state["call"].name in ("add", "divide", "slow")
+    endpoint.close()
+
+
+def test_arguments_may_be_models_and_local_classes(engine: Any):
+    pydantic = pytest.importorskip("pydantic")
+
+    class Order(pydantic.BaseModel):
+        size: Literal["S", "M"]
+        count: int = pydantic.Field(ge=1, le=9)
+
+    @dataclass
+    class Person:
+        name: Annotated[str, stemma.Regex("[A-Z][a-z]{1,8}")]
+
+    def sell(order: Order, to: Person, note: str | None = None) -> str:
+        return f"{order.count} {order.size} to {to.name}"
+
+    @function
+    def talk(s: ProgramState):
+        s += user("Sell.") + gen("call", 96, tools=[sell], tool_choice=sell)
+
+    made = talk.run(backend=engine, temperature=1.0, seed=3)["call"]
+    assert isinstance(made.arguments["order"], Order) and isinstance(made.arguments["to"], Person)
+    assert (
+        made.run() == f"{made.arguments['order'].count} {made.arguments['order'].size} to {made.arguments['to'].name}"
+    )
 
 
 def test_the_engine_makes_lists_of_calls_and_says_when_they_are_cut_off(engine: Any):

@@ -195,7 +195,8 @@ def test_other_arguments_are_checked():
         gen("c", parallel_tool_calls=True)
     with pytest.raises(RequestError, match="parallel_tool_calls must be true or false, got 2"):
         gen("c", tools=[add], parallel_tool_calls=2)  # type: ignore[arg-type]
-    for other in ({"regex": "a"}, {"type": int}, {"json_schema": {}}):
+    others: list[dict[str, Any]] = [{"regex": "a"}, {"type": int}, {"json_schema": {}}]
+    for other in others:
         with pytest.raises(ConstraintError, match="only one constraint may be given"):
             gen("c", tools=[add], **other)
     with pytest.raises(RequestError, match="remove tools="):
