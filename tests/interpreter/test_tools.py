@@ -316,6 +316,7 @@ def test_the_engine_keeps_to_the_tools(engine: Any):
 def test_the_engine_behind_http_keeps_to_them_too(engine: Any, serve: Any):
     endpoint = stemma.RuntimeEndpoint(serve(LocalEndpoint(engine)).url)
     state = ask.run(backend=endpoint, temperature=0, max_new_tokens=96)
+    state.sync(20)
     assert isinstance(state["call"], stemma.ToolCall) and state["call"].name in ("add", "divide", "slow")
     endpoint.close()
 
