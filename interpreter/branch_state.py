@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from stemma.interpreter.graph import GraphBranch, GraphNode, ProgramGraph
 from stemma.interpreter.runtime import Run
+from stemma.interpreter.tools import Called
 from stemma.interpreter.values import Captured, Decided, Extracted, Gathered, Given, Made, Thought, Value
 from stemma.interpreter.wire import RunOptions
 from stemma.lang.choices import (
@@ -21,6 +22,7 @@ from stemma.lang.choices import (
 )
 from stemma.lang.errors import ProgramError, RequestError
 from stemma.lang.nodes import Gen, Ref, RoleBegin, RoleEnd, Select, as_nodes, caller
+from stemma.lang.tools import ToolSpec
 
 
 class BranchState:
@@ -71,10 +73,11 @@ class BranchState:
                     self._bind(capture.name, Extracted(added, capture))
 
     def _bind_gen(self, node: Gen, name: str, added: GraphNode) -> None:
-        if node.reasoning is None:
-            self._bind(name, Made(added, node.type))
-        else:
-            self._bind(name, Thought(added, node.reasoning, node.type))
+        value = Made(added, node.type)
+        if node.reasoning is not None:
+            value = Thought(added, node.reasoning, node.type)
+        self._bind(name, Called(value, added) if isinstance(node.type, ToolSpec) else value)
+        if node.reasoning is not None:
             self._bind(f"{name}_reasoning_content", Thought(added, node.reasoning, answer=False))
 
     def _select_by(self, node: Select, method: ChoicesSamplingMethod) -> None:

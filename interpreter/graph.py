@@ -287,6 +287,7 @@ class ProgramGraph:
             "depth": depth,
             "nodes": len(nodes),
             **{kind: kinds[kind] for kind in ("text", "gen", "select", "role_begin", "role_end")},
+            **({"image": kinds["image"]} if kinds["image"] else {}),
             "literal_characters": literal,
             "failed": sum(node.failure is not None and not node.dropped for node in nodes),
         }

@@ -11,7 +11,7 @@ from stemma.interpreter.graph import GraphNode
 from stemma.interpreter.state import ProgramState
 from stemma.interpreter.values import Gathered, Made, Value, Whole
 from stemma.lang.errors import ProgramError, RequestError
-from stemma.lang.nodes import Ref, RoleBegin, RoleEnd, Text, caller
+from stemma.lang.nodes import Image, Ref, RoleBegin, RoleEnd, Text, caller
 
 S = TypeVar("S", bound=BranchState)
 OnError = Literal["raise", "collect", "skip"]
@@ -183,12 +183,15 @@ class ProgramStateGroup(StateGroup[ProgramState]):
         return winners[:k]
 
 
-def _quoted(node: GraphNode) -> Text | RoleBegin | RoleEnd | Ref:
+def _quoted(node: GraphNode) -> Text | Image | RoleBegin | RoleEnd | Ref:
     """A child's node once more, in the parent: literal text as it is, generated text as a quote of it."""
     if node.kind == "role_begin":
         return RoleBegin(node.wire["role"], node.where)
     if node.kind == "role_end":
         return RoleEnd(node.wire["role"], node.where)
+    if node.kind == "image":
+        wire = node.wire
+        return Image(wire.get("data", ""), wire.get("mime", ""), wire.get("url", ""), node.where)
     if node.awaited and not node.settled:
         return Ref(node.name or node.kind, Made(node), caller())
     return Text(node.text or "", caller())

@@ -23,12 +23,14 @@ from typing import Any
 
 from stemma.interpreter import timers
 from stemma.interpreter.budget import Budget
+from stemma.interpreter.capabilities import check_node
 from stemma.interpreter.endpoints.base import Endpoint
+from stemma.interpreter.events import EventLog
 from stemma.interpreter.graph import GraphBranch, GraphNode, ProgramGraph
 from stemma.interpreter.usage import totals, usages
 from stemma.interpreter.wire import RunOptions, error_from_wire, wire_node
 from stemma.lang.errors import CancelledError, EndpointError, ProgramError, RequestError, StemmaError
-from stemma.lang.nodes import Gen, Node, Ref, RoleBegin, RoleEnd, Select, Text
+from stemma.lang.nodes import Gen, Image, Node, Ref, RoleBegin, RoleEnd, Select, Text
 
 
 @dataclass(slots=True, eq=False)
@@ -73,6 +75,7 @@ class Run:
         self.options = options
         self.budget = budget
         self.graph = ProgramGraph(f"p{uuid.uuid4().hex}")
+        self.log = EventLog()
         self.changed = threading.Condition()
         self.failure: Failure | None = None  # why the body did not return
         self.result: Any = None
@@ -111,12 +114,15 @@ class Run:
                 self.graph.branches.get(source.branch.id) is not source.branch for source in node.value.nodes()
             ):
                 raise RequestError(f"{node} is a value of another program: append what it reads as", param=node.name)
+            check_node(self.endpoint, node)
             wire = wire_node(node, options or self.options, f"{branch.id}:{len(branch.nodes)}")
-            text = node.text if isinstance(node, Text) else None
+            text = node.text if isinstance(node, Text) else "" if isinstance(node, Image) else None
             name = node.name if isinstance(node, (Gen, Select)) else None
             added = self.graph.append(branch, wire, where=node.where, name=name, text=text)
             if isinstance(node, Ref):
                 added.source, added.name = node.value, node.name
+            self.log.said(added)
+            if isinstance(node, Ref):
                 self._refs.append(added)
                 self._resolve()
             elif isinstance(node, Gen) and node.timeout is not None:
@@ -144,6 +150,8 @@ class Run:
         with self.changed:
             self.check_open(branch)
             children = self.graph.fork(branch, count)
+            self.log.forked(branch, children)
+            self.wake()
         timers.touch(self)
         return children
 
@@ -158,7 +166,9 @@ class Run:
 
     def end_branches(self, branches: Iterable[GraphBranch]) -> None:
         """No more nodes will come for these and their descendants."""
+        branches = list(branches)
         with self.changed:
+            self.log.joined(branches)
             for top in branches:
                 for branch in top.subtree():
                     branch.ended = True
@@ -172,6 +182,9 @@ class Run:
         with self._send:
             with self.changed:
                 delta = self.graph.take_delta(names=self._names)
+                if delta is not None:
+                    self.log.sent(self.graph, delta)
+                    self.wake()
             if delta is None:
                 return
             if self.options.num_api_spec_tokens is not None and "speculation" in self.endpoint.capabilities:
@@ -208,11 +221,14 @@ class Run:
                 node.t_first = node.t_first or time.perf_counter()
                 node.pieces.append(event["text"])
                 node.meta.update(event.get("meta") or {})
+                self.log.delta(node)
             elif event["text"] is None:
                 node.failure = Failure(EndpointError("the endpoint did not tell the text of this role marker"), node)
+                self.log.failed(node)
             else:
                 node.ids, node.meta = event.get("ids"), event.get("meta") or {}
                 node.text = event["text"]
+                self.log.finished(node)
                 self.settled_at = node.t_done = time.perf_counter()
                 self._spend(node)
             if kind != "delta":
@@ -239,6 +255,7 @@ class Run:
             try:
                 if failed is None:
                     node.text = node.wire["text"] = node.source.quote(self)
+                    self.log.finished(node)
             except Exception as error:  # a value that cannot be read: a capture that is not there, a method that raises
                 failed = Failure(error, node)
             if failed is not None:
@@ -320,6 +337,7 @@ class Run:
         for node in branch.nodes[max(index, 0) :]:
             if not node.settled:
                 node.failure = failure
+                self.log.failed(node)
 
     def _fail_everything(self, failure: Failure) -> None:
         for branch in self.graph.branches.values():
@@ -344,6 +362,7 @@ class Run:
             for node in self.graph.drop_unsent():
                 why = "it was not run: nothing had read it when the program returned, and drop_unread was set"
                 node.failure = Failure(RequestError(f"{why}. Read it inside the program", param="drop_unread"), node)
+                self.log.failed(node)
 
     def abort(self, error: BaseException) -> None:
         """The body raised: readers get its error, and the endpoint lets go of everything."""

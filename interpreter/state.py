@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stemma.interpreter.branch_state import BranchState
 from stemma.interpreter.chat import to_messages
+from stemma.interpreter.events import Event, read_events, read_events_async
 from stemma.interpreter.graph import GraphBranch, GraphNode
 from stemma.interpreter.observed import Observed
 from stemma.lang.errors import ProgramError, RequestError
@@ -83,8 +84,11 @@ class ProgramState(BranchState, Observed):
         self._raise_failure()
         return "".join(node.text or "" for node in nodes)
 
-    def messages(self, timeout: float | None = None) -> list[dict[str, str]]:
-        """The chat messages of this branch; raises `RequestError` when there is text outside the roles."""
+    def messages(self, timeout: float | None = None) -> list[dict[str, Any]]:
+        """The chat messages of this branch; raises `RequestError` when there is text outside the roles.
+
+        The content of a message with images is a list of parts, as the OpenAI API has them.
+        """
         self._await_body(timeout)
         nodes = self._lineage()
         self._run.wait([node for node in nodes if node.awaited], timeout)
@@ -149,6 +153,27 @@ class ProgramState(BranchState, Observed):
             raise failure.error(next(failed, None))
 
     # --- streaming
+
+    def events(self, timeout: float | None = None) -> Iterator[Event]:
+        """What happens in the whole program, from its beginning to its end, as it happens: see `events.py`.
+
+        For readers outside of the body; several may read at once, and a late one misses nothing. Failures are events
+        and raise nothing here. `timeout` bounds the wait for each event. Raises `RequestError` inside the body.
+        """
+        self._refuse_inside()
+        return read_events(self._run, timeout)
+
+    def events_async(self, timeout: float | None = None) -> AsyncIterator[Event]:
+        """`events` for coroutines."""
+        self._refuse_inside()
+        return read_events_async(self._run, timeout)
+
+    def _refuse_inside(self) -> None:
+        if not self._outside and not self._run.finished:
+            raise RequestError(
+                "events() ends with the program, so its body cannot wait for it: read them from outside, "
+                "of `prog.run(stream=True)`"
+            )
 
     def text_iter(self, name: str | None = None, timeout: float | None = None) -> Iterator[str]:
         """Text as it comes: of the whole branch, or of one name. Run with `stream=True` for pieces within a gen.

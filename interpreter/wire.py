@@ -20,7 +20,7 @@ from stemma.lang.errors import (
     RequestError,
     StemmaError,
 )
-from stemma.lang.nodes import Gen, Node, Ref, RoleBegin, RoleEnd, Select, Text
+from stemma.lang.nodes import Gen, Image, Node, Ref, RoleBegin, RoleEnd, Select, Text
 from stemma.lang.params import SamplingParams
 
 _SAMPLING = tuple(f.name for f in dataclasses.fields(SamplingParams))
@@ -81,6 +81,8 @@ def wire_node(node: Node, options: RunOptions, place: str) -> dict[str, Any]:
             return {"kind": "text", "text": text}
         case Ref():
             return {"kind": "text", "text": ""}  # the runtime fills it in before it is sent
+        case Image(data=data, mime=mime, url=url):
+            return {"kind": "image", "url": url} if url else {"kind": "image", "data": data, "mime": mime}
         case RoleBegin(role=role):
             return {"kind": "role_begin", "role": role}
         case RoleEnd(role=role):

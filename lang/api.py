@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from stemma.lang.errors import ConstraintError, RequestError
 from stemma.lang.nodes import Gen, Logprobs, NodeList, RoleBegin, RoleEnd, Select, as_nodes, caller
 from stemma.lang.params import Constraint, SamplingParams
 from stemma.lang.reasoning import Reasoning, reasoning_format
+from stemma.lang.tools import ToolSpec, tools_spec
 from stemma.lang.types import TypeSpec, json_spec, type_spec
 
 
@@ -49,6 +50,9 @@ def gen(
     structural_tag: str | Mapping[str, Any] | None = None,
     constraint: compose.Part | Constraint | None = None,
     constraint_after: str | None = None,
+    tools: Sequence[Callable[..., Any]] | None = None,
+    tool_choice: str | Callable[..., Any] | None = None,
+    parallel_tool_calls: bool | None = None,
     timeout: float | None = None,
     lenient: bool | None = None,
     whitespace: str | None = None,
@@ -58,7 +62,7 @@ def gen(
     `type` (or `dtype`) names a Python type: the text is constrained to it and `s[name]` is the value. `json_schema`
     takes a schema as text or dict, a pydantic model or another type, and `s[name]` is the text. `constraint` is made of
     `sequence`, `choice`, `repeat`, `capture` and the like (see `compose`). At most one of `type`, `regex`,
-    `json_schema`, `ebnf`, `structural_tag`, `constraint` may be given. With `choices` this is a `select`, which
+    `json_schema`, `ebnf`, `structural_tag`, `constraint`, `tools` may be given. With `choices` this is a `select`, and
     takes `choices_method`, `temperature` and `seed` and nothing else. `timeout` is how many seconds it may take once
     everything before it is there; then it fails, and so does what follows it.
 
@@ -67,6 +71,10 @@ def gen(
     is a whole match within `max_tokens`: it takes the shortest way to its end before it is too late. With
     `constraint_after="</think>"` the text is free up to and including the first such marker, and the constraint is for
     what follows; `s[name]` is the whole text.
+
+    `tools` are functions with type hints, and `s[name]` is a `ToolCall` of one of them, ready to `run()`. `tool_choice`
+    is "required" (a call, the default), "auto" (a call or text) or the name of a tool; with `parallel_tool_calls=True`
+    it is a list of one or more calls.
 
     Raises `RequestError` (a `ValueError`) naming the argument and its value, `ConstraintError` for a constraint.
     """
@@ -77,7 +85,7 @@ def gen(
         raise RequestError(f"choices_method={choices_method!r} needs choices", param="choices_method")
     if n not in (None, 1):
         raise RequestError(f"n must be 1, got {n!r}: several samples are not built yet; use s.fork(n)", param="n")
-    spec = _one_type(dtype, type)
+    spec = _tools(given) or _one_type(dtype, type)
     return Gen(
         name=_name(name),
         overrides=_overrides(given),
@@ -283,8 +291,18 @@ def _one_type(dtype: Any, type: Any) -> TypeSpec | None:
     return None if given is None else type_spec(given)
 
 
+def _tools(given: Mapping[str, Any]) -> ToolSpec | None:
+    """The type that `tools` and what belongs to it ask for."""
+    if "tools" in given:
+        return tools_spec(given["tools"], given.get("tool_choice"), given.get("parallel_tool_calls", False))
+    for name in ("tool_choice", "parallel_tool_calls"):
+        if name in given:
+            raise RequestError(f"{name}={given[name]!r} needs tools", param=name)
+    return None
+
+
 def _one_constraint(given: Mapping[str, Any], spec: TypeSpec | None) -> Constraint | None:
-    kinds = ("type", "dtype", "regex", "json_schema", "ebnf", "structural_tag", "constraint")
+    kinds = ("type", "dtype", "regex", "json_schema", "ebnf", "structural_tag", "constraint", "tools")
     present = [kind for kind in kinds if kind in given]
     if len(present) > 1:
         raise ConstraintError(f"only one constraint may be given, got {' and '.join(present)}", param=present[1])
@@ -358,7 +376,7 @@ def _select_of(given: dict[str, Any]) -> Select:
 
 def _gen_typed(word: str, type: Any, name: str | None, max_tokens: int | None, options: dict[str, Any]) -> Gen | Select:
     words = ("type", "dtype", "choices", "choices_method", "regex", "json_schema", "ebnf", "structural_tag")
-    fixed = [o for o in (*words, "constraint") if o in options]
+    fixed = [o for o in (*words, "constraint", "tools") if o in options]
     if fixed:
         raise RequestError(f"{word} fixes the type; remove {', '.join(fixed)}", param=fixed[0])
     return gen(name, max_tokens, type=type, **options)

@@ -1,6 +1,7 @@
 """The closed set of things a program can say. Frozen, and they know nothing: interpreters give them meaning.
 
     Text        literal text
+    Image       an image
     Gen         generate
     Select      score the choices here, append the best
     RoleBegin   a chat turn starts
@@ -73,6 +74,19 @@ class Text(Expression):
 
     def __str__(self) -> str:
         return f"text {self.text[:24]!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Image(Expression):
+    """An image: its `data` in base64 and its MIME type, or else the `url` that the endpoint gets it from."""
+
+    data: str = field(default="", repr=False)
+    mime: str = ""
+    url: str = ""
+    where: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"image {self.url or self.mime}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +175,7 @@ class Ref(Expression):
         return f"ref {self.name!r}"
 
 
-Node = Text | Gen | Select | RoleBegin | RoleEnd | Ref
+Node = Text | Image | Gen | Select | RoleBegin | RoleEnd | Ref
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,7 +228,7 @@ def _dataclass_fields(cls: Any) -> dict[str, tuple[Any, bool]]:
     for field in every:
         if field._field_type.name == "_FIELD_INITVAR":
             raise RequestError(f"{cls.__name__}.{field.name}: InitVar is not supported", param="type")
-    hints = _hints(cls)
+    hints = hints_of(cls)
     missing = dataclasses.MISSING
     return {
         f.name: (hints[f.name], f.default is missing and f.default_factory is missing)
@@ -239,7 +239,7 @@ def _dataclass_fields(cls: Any) -> dict[str, tuple[Any, bool]]:
 
 def _typed_dict_fields(cls: Any) -> dict[str, tuple[Any, bool]]:
     found = {}
-    for name, hint in _hints(cls).items():
+    for name, hint in hints_of(cls).items():
         needed = name in cls.__required_keys__
         while (word := str(get_origin(hint)).rpartition(".")[2]) in ("Required", "NotRequired", "ReadOnly"):
             needed = needed if word == "ReadOnly" else word == "Required"
@@ -249,11 +249,11 @@ def _typed_dict_fields(cls: Any) -> dict[str, tuple[Any, bool]]:
 
 
 def _named_tuple_fields(cls: Any) -> dict[str, tuple[Any, bool]]:
-    hints = _hints(cls)
+    hints = hints_of(cls)
     return {name: (hints.get(name, Any), name not in cls._field_defaults) for name in cls._fields}
 
 
-def _hints(cls: Any) -> dict[str, Any]:
+def hints_of(cls: Any) -> dict[str, Any]:
     """The annotations, evaluated. Names of local classes are looked for in the functions that are running."""
     names: dict[str, Any] = {cls.__name__: cls}
     frame = sys._getframe(1)

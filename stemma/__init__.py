@@ -30,6 +30,23 @@ _NAMES = {
     "assistant_begin": "lang.api",
     "assistant_end": "lang.api",
     "separate_reasoning": "lang.api",
+    "image": "lang.media",
+    "video": "lang.media",
+    "Tool": "lang.tools",
+    "describe_tools": "lang.tools",
+    "tool_result": "interpreter.tools",
+    "ToolCall": "interpreter.tools",
+    "Event": "interpreter.events",
+    "NodeEvent": "interpreter.events",
+    "NodeStarted": "interpreter.events",
+    "NodeDelta": "interpreter.events",
+    "NodeFinished": "interpreter.events",
+    "NodeFailed": "interpreter.events",
+    "Forked": "interpreter.events",
+    "Joined": "interpreter.events",
+    "ToolStarted": "interpreter.events",
+    "ToolFinished": "interpreter.events",
+    "ProgramEnded": "interpreter.events",
     "Reasoning": "lang.reasoning",
     "ChoicesSamplingMethod": "lang.choices",
     "ChoicesDecision": "lang.choices",
@@ -131,6 +148,17 @@ if TYPE_CHECKING:
     from stemma.interpreter.endpoints.runtime import RuntimeEndpoint as RuntimeEndpoint
     from stemma.interpreter.endpoints.scripted import ScriptedEndpoint as ScriptedEndpoint
     from stemma.interpreter.endpoints.server_process import Runtime as Runtime
+    from stemma.interpreter.events import Event as Event
+    from stemma.interpreter.events import Forked as Forked
+    from stemma.interpreter.events import Joined as Joined
+    from stemma.interpreter.events import NodeDelta as NodeDelta
+    from stemma.interpreter.events import NodeEvent as NodeEvent
+    from stemma.interpreter.events import NodeFailed as NodeFailed
+    from stemma.interpreter.events import NodeFinished as NodeFinished
+    from stemma.interpreter.events import NodeStarted as NodeStarted
+    from stemma.interpreter.events import ProgramEnded as ProgramEnded
+    from stemma.interpreter.events import ToolFinished as ToolFinished
+    from stemma.interpreter.events import ToolStarted as ToolStarted
     from stemma.interpreter.explain import Plan as Plan
     from stemma.interpreter.graph import ProgramGraph as ProgramGraph
     from stemma.interpreter.group import ProgramStateGroup as ProgramStateGroup
@@ -139,6 +167,8 @@ if TYPE_CHECKING:
     from stemma.interpreter.replay import Record as Record
     from stemma.interpreter.replay import ReplayEndpoint as ReplayEndpoint
     from stemma.interpreter.state import ProgramState as ProgramState
+    from stemma.interpreter.tools import ToolCall as ToolCall
+    from stemma.interpreter.tools import tool_result as tool_result
     from stemma.interpreter.trace import Trace as Trace
     from stemma.interpreter.usage import total_usage as total_usage
     from stemma.lang.api import assistant as assistant
@@ -180,6 +210,10 @@ if TYPE_CHECKING:
     from stemma.lang.errors import RequestError as RequestError
     from stemma.lang.errors import StemmaError as StemmaError
     from stemma.lang.errors import TruncatedError as TruncatedError
+    from stemma.lang.media import image as image
+    from stemma.lang.media import video as video
     from stemma.lang.params import Constraint as Constraint
     from stemma.lang.params import SamplingParams as SamplingParams
     from stemma.lang.reasoning import Reasoning as Reasoning
+    from stemma.lang.tools import Tool as Tool
+    from stemma.lang.tools import describe_tools as describe_tools

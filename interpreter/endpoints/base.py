@@ -20,6 +20,8 @@ class Endpoint(ABC):
       speculation   a delta may carry `hints`: {"num_api_spec_tokens": n}
       tokens   takes `tokens` in a delta, and `token_bytes` tells what ids stand for
       replay   answers from a record, and so wants the deltas of the program as it is
+      images   takes image nodes that hold data
+      image_urls   takes image nodes that hold an address
     `quiet_seconds`: how long a program must be silent before what it said so far is sent unasked; None: only when a
     value is demanded or the program ends.
     """

@@ -39,6 +39,10 @@ class HostedEndpoint(LoweredEndpoint):
         self._markers = markers_named(chat_template)
         super().__init__(**options)
 
+    @property
+    def capabilities(self) -> frozenset[str]:  # pyright: ignore[reportIncompatibleVariableOverride] - it depends
+        return super().capabilities | (frozenset({"images"}) if self.images else frozenset())
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.model_name!r})"
 

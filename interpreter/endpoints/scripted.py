@@ -50,10 +50,16 @@ class _Branch:
     ended: bool = False
     waiting: bool = False  # for a reply that takes its time
     children: list[_Branch] = field(default_factory=list)
+    images: list[tuple[int, dict[str, Any]]] = field(default_factory=list)  # its image nodes and their places
 
     def text(self, count: int) -> str:
         assert self.start is not None
         return self.texts[count - 1] if count else self.start
+
+    def images_before(self, count: int) -> list[dict[str, Any]]:
+        """The images of its prompt, in order, up to this node."""
+        inherited = self.parent.images_before(self.at) if self.parent is not None else []
+        return inherited + [image for index, image in self.images if index < count]
 
 
 @dataclass(slots=True)
@@ -76,11 +82,11 @@ class ScriptedEndpoint(Endpoint):
 
     `latency` is how many seconds each reply takes, or a function of the prompt's text and the node; meanwhile other
     branches go on, as they would on an engine. `deltas` are all deltas that came, in order; `prompts` the last prompt
-    of each name. Each program's replies are made in order, on one of a few threads that all scripted endpoints share.
-    It sends nothing before a value is demanded, so that tests are deterministic.
+    of each name, `images` the image nodes in it. Each program's replies are made in order, on one of a few threads that
+    all scripted endpoints share. It sends nothing before a value is demanded, so that tests are deterministic.
     """
 
-    capabilities = frozenset({"names"})
+    capabilities = frozenset({"names", "images", "image_urls"})
     quiet_seconds = None
 
     def __init__(self, replies: Replies | None = None, *, latency: float | Callable[..., float] = 0.0) -> None:
@@ -88,6 +94,7 @@ class ScriptedEndpoint(Endpoint):
         self.deltas: list[Delta] = []
         self.cancels: list[tuple[str, list[str] | None]] = []
         self.prompts: dict[str | None, str] = {}
+        self.images: dict[str | None, list[dict[str, Any]]] = {}
         self._replies = replies
         self._used: dict[str | None, int] = {}
         self._programs: dict[str, _Program] = {}
@@ -218,6 +225,8 @@ class ScriptedEndpoint(Endpoint):
             return
         elif kind == "text":
             text = node["text"]
+        elif kind == "image":
+            branch.images.append((index, {k: v for k, v in node.items() if k in ("data", "mime", "url")}))
         elif kind in ROLES:
             text = plain_marker(kind, node["role"])
             on_event({"event": "text", "branch": branch.id, "node": index, "text": text})
@@ -232,6 +241,7 @@ class ScriptedEndpoint(Endpoint):
     ) -> None:
         """Make the reply now, and deliver it now or later."""
         self.prompts[node.get("name")] = prompt
+        self.images[node.get("name")] = branch.images_before(index)
         reply: tuple[str, dict[str, Any]] | Exception
         try:
             said = self._reply(prompt, node)

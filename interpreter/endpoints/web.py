@@ -49,7 +49,7 @@ def shutdown(response: requests.Response) -> None:
         return
     try:
         stop()
-    except (OSError, ValueError):  # it ended by itself in the meantime
+    except (OSError, ValueError, RuntimeError):  # it ended by itself in the meantime
         return
 
 
