@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import stemma
 from stemma.backend.engine import Engine
 
 ROOT = Path(__file__).parent.parent
@@ -23,15 +21,6 @@ def programs() -> list[tuple[str, str]]:
         blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
         found += [(f"{page.stem}-{i}", block) for i, block in enumerate(blocks)]
     return found
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[Engine]:
-    with Engine(num_threads=1) as engine:
-        stemma.set_default_backend(engine)
-        yield engine
-        stemma.set_default_backend(None)
-        engine.check()
 
 
 @pytest.mark.parametrize("source", [p for _, p in programs()], ids=[n for n, _ in programs()])
