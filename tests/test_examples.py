@@ -17,7 +17,12 @@ FILES = sorted(EXAMPLES.glob("*.py"))
 
 # file -> what it prints, piece by piece and in this order
 SAYS = {
-    "classify_batch": ["4 tickets, 0 of them", "8 tickets, 4 of them", "billing    I was charged twice", "shipping   My"],
+    "classify_batch": [
+        "4 tickets, 0 of them",
+        "8 tickets, 4 of them",
+        "billing    I was charged twice",
+        "shipping   My",
+    ],
     "few_shot": ["cached\n", "Rome", "new", "42", "Tokyo", "mice"],
     "form": [
         "Person(name='Tomas Brandvik', age=52",
