@@ -21,14 +21,18 @@ WIDTH = 100
 # group -> (what it is, which modules' names belong to it); the first that fits has the name
 GROUPS = {
     "Programs": ("Functions that run.", r"interpreter\.(program|default_endpoint)"),
-    "Words": ("What a program appends to its state. Nothing runs here.", r"lang\.(api|nodes|media)"),
+    "Words": ("What a program appends to its state. Nothing runs here.", r"lang\.(api|nodes)"),
     "Constraints and types": ("Parts of [forms](language.md#forms) and of types.", r"lang\.(compose|bounds|reasoning)"),
     "Selects": ("How a [select](language.md#words) decides.", r"lang\.choices"),
     "Sampling": ("What the words check their arguments with.", r"lang\.params"),
     "States": ("What a program appends to, and what its results are read from.", r"interpreter\.\w*(state|group)"),
     "Batches and budgets": ("Many runs, and bounds on them.", r"interpreter\.(batch|checkpoint|budget)"),
-    "Endpoints": ("What programs run on.", r"interpreter\.endpoints\..*"),
-    "Looking at runs": ("Plans, accounts, traces and replays of what ran.", r"interpreter\..*"),
+    "Endpoints": ("What programs run on; see [endpoints.md](endpoints.md).", r"interpreter\.endpoints\..*"),
+    "Tools, images, events": (
+        "Functions that models call, and what happens as it happens; see [tools.md](tools.md).",
+        r"(lang|interpreter)\.(tools|media|events)",
+    ),
+    "Looking at runs": ("Plans, accounts, traces and replays; see [observability.md](observability.md).", r"interpreter\..*"),
     "Engine": ("The engine in this process.", r"backend\..*"),
     "Errors": ("What can be raised; [reading](language.md#reading) says when.", r"lang\.errors"),
     "More words": ("", r"lang\..*"),

@@ -75,8 +75,7 @@ _NAMES = {
 
 # what programs for SGLang may look for: why it is not here, and what to do
 _NOT_HERE = {
-    "image": "images are not built",
-    "video": "videos are not built",
+    "Crusoe": "OpenAI takes a base_url",
     "global_config": "options are arguments of run, gen and the endpoints",
     "ServerArgs": "the options of a server are keywords of Runtime and Engine",
     "register_chat_template": "the model's own chat template is used",
