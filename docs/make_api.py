@@ -32,7 +32,10 @@ GROUPS = {
         "Functions that models call, and what happens as it happens; see [tools.md](tools.md).",
         r"(lang|interpreter)\.(tools|media|events)",
     ),
-    "Looking at runs": ("Plans, accounts, traces and replays; see [observability.md](observability.md).", r"interpreter\..*"),
+    "Looking at runs": (
+        "Plans, accounts, traces and replays; see [observability.md](observability.md).",
+        r"interpreter\..*",
+    ),
     "Engine": ("The engine in this process.", r"backend\..*"),
     "Errors": ("What can be raised; [reading](language.md#reading) says when.", r"lang\.errors"),
     "More words": ("", r"lang\..*"),
