@@ -103,8 +103,11 @@ class ChoicesMethod(ChoicesSamplingMethod):
 
 
 token_length_normalized = ChoicesMethod("token_length_normalized")
+"""The default: the mean log-probability of a choice's tokens. Favours long choices that are easy to continue."""
 greedy_token_selection = ChoicesMethod("greedy_token_selection")
+"""Token by token, as greedy decoding would go among the choices: the likeliest next token decides first."""
 unconditional_likelihood_normalized = ChoicesMethod("unconditional_likelihood_normalized", needs_unconditional=True)
+"""How much the context raises the mean log-probability of a choice, so that rare words are not at a disadvantage."""
 
 METHODS = {m.name: m for m in (token_length_normalized, greedy_token_selection, unconditional_likelihood_normalized)}
 

@@ -55,6 +55,15 @@ class Expression:
     def __radd__(self, other: Any) -> NodeList:
         return NodeList((*as_nodes(other), *as_nodes(self)))
 
+    def __format__(self, spec: str) -> str:
+        """What our own messages call it. In a program's f-string that would pass for its text, so it is an error."""
+        if sys._getframe(1).f_globals.get("__name__", "").startswith(_OURS):
+            return format(str(self), spec)
+        raise RequestError(
+            f"{self!s:.80} stands in an f-string at {caller()}, but has no text yet: add it, as in 'text' + gen('x'), "
+            "or read the value first"
+        )
+
 
 class Lowering(Expression):
     """An expression that becomes nodes when it is appended."""

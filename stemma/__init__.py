@@ -102,13 +102,23 @@ _NAMES = {
     "Engine": "backend.engine",
 }
 
+# what programs for SGLang may look for: why it is not here, and what to do
+_NOT_HERE = {
+    "Crusoe": "OpenAI takes a base_url",
+    "global_config": "options are arguments of run, gen and the endpoints",
+    "ServerArgs": "the options of a server are keywords of Runtime and Engine",
+    "register_chat_template": "the model's own chat template is used",
+    "get_chat_template": "the model's own chat template is used",
+}
+
 # `from stemma import *` must not hide the standard library's json
 __all__ = ["__version__", *(n for n in _NAMES if n != "json")]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
-        raise AttributeError(f"module 'stemma' has no attribute {name!r}")
+        hint = f": {_NOT_HERE[name]}" if name in _NOT_HERE else ""
+        raise AttributeError(f"module 'stemma' has no attribute {name!r}{hint}")
     try:
         module = importlib.import_module(f"stemma.{_NAMES[name]}")
     except ModuleNotFoundError as error:

@@ -35,6 +35,27 @@ def engine(tiny_model: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
+def demo_engine() -> Iterator[Engine]:
+    """One running engine on the bundled model for all that show what it says. Checked for lost slots at the end."""
+    from stemma.backend.engine import Engine
+
+    with Engine(num_threads=1) as made:
+        yield made
+        made.check()
+
+
+@pytest.fixture
+def demo(demo_engine: Engine) -> Iterator[Engine]:
+    """The bundled model as the default backend, with nothing cached."""
+    import stemma
+
+    demo_engine.flush_cache()
+    stemma.set_default_backend(demo_engine)
+    yield demo_engine
+    stemma.set_default_backend(None)
+
+
+@pytest.fixture(scope="session")
 def server(tiny_model: Path) -> Iterator[str]:
     """The URL of a real server on the tiny model: front process, engine process, HTTP."""
     command = [

@@ -59,6 +59,23 @@ def test_run_runs_a_file_on_a_server(server: str, tmp_path: Path, capsys: pytest
     assert "said True ['Ada', '--flag']" in capsys.readouterr().out
 
 
+def test_run_takes_its_options_after_the_file_too_and_leaves_the_rest_to_the_program(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "program.py"
+    path.write_text(PROGRAM + "print(type(stemma.get_default_backend()).__name__)")
+    cases = {
+        ("Ada", "--url", server, "--flag", "-x"): "['Ada', '--flag', '-x']",
+        ("--url", server, "Ada", "--", "--url", "mine", "--"): "['Ada', '--url', 'mine', '--']",
+    }
+    for given, passed in cases.items():
+        try:
+            assert main(["run", str(path), *given]) == 0
+        finally:
+            stemma.set_default_backend(None)
+        assert capsys.readouterr().out == f"said True {passed}\nRuntimeEndpoint\n"
+
+
 def test_run_says_which_file_is_missing(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["run", "/nowhere/program.py"])
