@@ -69,7 +69,8 @@ class Program(Generic[P, R]):
     `max_new_tokens`, `min_new_tokens`, `stop`, `stop_token_ids`, `temperature`, `top_p`, `top_k`, `min_p`,
     `frequency_penalty`, `presence_penalty`, `repetition_penalty`, `ignore_eos`, `skip_special_tokens`,
     `spaces_between_special_tokens`, `no_stop_trim`, `seed`, `logit_bias`, `return_logprob`, `logprob_start_len`,
-    `top_logprobs_num`, `token_ids_logprob`. A keyword that the function has as a parameter goes to the function.
+    `top_logprobs_num`, `token_ids_logprob`, `return_text_in_logprobs`, `n`. A keyword that the
+    function has as a parameter goes to the function.
     With `seed`, every gen draws with a seed derived from it and the gen's place, so forks still differ.
 
     What bounds a run: `timeout`, seconds until what has no value yet fails, and `budget`, a `Budget` of tokens or
@@ -340,6 +341,21 @@ class Program(Generic[P, R]):
         for node in state._run.filled(graph.branches.values()):  # a fake's token counts say nothing
             node.meta = {name: value for name, value in node.meta.items() if not name.endswith("_tokens")}
         return graph
+
+    def cache(self, backend: Any = None, **kwargs: Any) -> int:
+        """Compute the text that the program always begins with, and leave it in the endpoint's prefix cache.
+
+        Takes what `run` takes. That text is what the program says before it reads a generated value, or uses an
+        argument that was given neither here nor by `bind` and has no default. To find it the body is run once, up to
+        there, and nothing is generated. Returns the number of tokens, 0 if the program begins with no constant text.
+        Raises what the body raises, and `ProgramError` for an endpoint that cannot take a prompt alone.
+        """
+        from stemma.interpreter.prefix import constant_prefix, keep_prefix  # only for this
+
+        positional = [p for p in list(self._signature.parameters.values())[1:] if p.kind is not p.VAR_KEYWORD]
+        _, words, options = self._split((), kwargs)
+        endpoint = resolve_endpoint(backend if backend is not None else options.pop("backend", None))
+        return keep_prefix(endpoint, constant_prefix(self, positional, words))
 
     def bind(self, **kwargs: Any) -> Program[..., R]:
         """The program with some arguments or sampling defaults filled in; a call may still override them.

@@ -89,8 +89,35 @@ _NAMES = {
 __all__ = ["__version__", *(n for n in _NAMES if n != "json")]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
+_TEMPLATES = "an engine takes the model's own template; endpoints without one take chat_template="
+
+_TEMPLATES = "an engine takes the model's own template; endpoints without one take chat_template="
+
+# names of SGLang that are not here, and what there is instead
+_ELSEWHERE = {
+    "global_config": "give the options to run(…), and set_default_backend(x) instead of default_backend",
+    "ServerArgs": "Engine(…) and Runtime(…) take the options as keywords; `stemma serve --help` lists them",
+    "Crusoe": "it speaks OpenAI's API: OpenAI(model, base_url=…, api_key=…)",
+    "Shortfin": "it speaks HTTP: RuntimeEndpoint(url)",
+    "compile": "nothing has to be compiled; prog.trace(…) gives the graph",
+    "pin": "prog.cache(…) computes a program's constant prefix ahead; an engine keeps what is used",
+    "unpin": "flush_cache() empties the cache",
+    "image": "image nodes are not built into the language yet",
+    "video": "video nodes are not built",
+    "BaseBackend": "subclass Endpoint",
+    "SglFunction": "Program",
+    "register_chat_template": _TEMPLATES,
+    "get_chat_template": _TEMPLATES,
+    "get_chat_template_by_model_path": _TEMPLATES,
+    "register_chat_template_matching_function": _TEMPLATES,
+    "ChatTemplate": "a dict of role: (text before, text after), as chat_template= of an endpoint",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
+        if name in _ELSEWHERE:
+            raise AttributeError(f"stemma has no {name!r}: {_ELSEWHERE[name]}")
         raise AttributeError(f"module 'stemma' has no attribute {name!r}")
     try:
         module = importlib.import_module(f"stemma.{_NAMES[name]}")
