@@ -17,9 +17,23 @@ def background_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
-            _thread = threading.Thread(target=_loop.run_forever, name="stemma-programs", daemon=True)
+            _thread = threading.Thread(target=run_always, args=(_loop,), name="stemma-programs", daemon=True)
             _thread.start()
         return _loop
+
+
+def run_always(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop until its thread dies with the process, whatever its tasks raise.
+
+    A task that raises `SystemExit` or `KeyboardInterrupt` stops its loop as well. Whoever waits for the task is told by
+    the loop, so it must go on.
+    """
+    while not loop.is_closed():
+        try:
+            loop.run_forever()
+        except BaseException as error:
+            if not isinstance(error, (SystemExit, KeyboardInterrupt)):
+                raise
 
 
 def on_background_loop() -> bool:

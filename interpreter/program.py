@@ -215,16 +215,31 @@ class Program(Generic[P, R]):
         call = self._call(args, kwargs)
         started = self._begin(call)
         if call.options.stream:
-            started.run.body = asyncio.ensure_future(self._watched(started))
+            self._run_aside(started)
             return started.state._from_outside()
-        await self._finish(started, _bodies())
+        await self._finish(started, _bodies(_depth.get()))
         return started.state
 
-    async def _watched(self, started: Started) -> None:
-        try:
-            await self._body_anywhere(started, _bodies())
-        except Exception as error:  # nobody awaits this: the readers are told, through the run
-            assert started.run.failure is not None and started.run.failure.cause is error
+    def _run_aside(self, started: Started) -> None:
+        """Run the body beside the caller. Its loop may end at any time: a sync body goes on, an async one is cancelled.
+
+        Nobody awaits it: what it raises reaches the readers, through the run.
+        """
+        run = started.run
+        if not self.is_async:
+            context = contextvars.copy_context()
+            _bodies(_depth.get()).submit(context.run, _told_readers, self._run_deeper, started)
+            return
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                assert task.exception() is None or run.failure is not None
+            elif not run.finished:  # cancelled before it could begin
+                run.abort(CancelledError("the task that ran the program was cancelled"))
+
+        task = asyncio.get_running_loop().create_task(self._run_body_async(started))
+        task.add_done_callback(ended)
+        run.body = task
 
     async def _finish(self, started: Started, threads: ThreadPoolExecutor) -> None:
         """Run the body, then wait for everything that it has said."""
@@ -242,7 +257,15 @@ class Program(Generic[P, R]):
         else:
             context = contextvars.copy_context()
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(threads, lambda: context.run(self._run_body, started))
+            await loop.run_in_executor(threads, lambda: context.run(self._run_deeper, started))
+
+    def _run_deeper(self, started: Started) -> None:
+        """Run a body on a thread that futures wait for, which cannot carry a `StopIteration`."""
+        _depth.set(_depth.get() + 1)
+        try:
+            self._run_body(started)
+        except StopIteration as error:
+            raise RuntimeError(f"{self.func.__qualname__} raised StopIteration") from error
 
     @overload
     def run_batch(
@@ -452,8 +475,8 @@ def _told_readers(body: Callable[[Started], None], started: Started) -> None:
     """Run a body that has no caller: what it raises reaches the readers, through the run."""
     try:
         body(started)
-    except BaseException as error:
-        assert started.run.failure is not None and started.run.failure.cause is error
+    except BaseException:
+        assert started.run.failure is not None
 
 
 def _controls(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -473,8 +496,12 @@ def _controls(given: Mapping[str, Any]) -> dict[str, Any]:
     return {"timeout": timeout, "budget": budget, "use_thread": use_thread is not False}
 
 
+_depth: contextvars.ContextVar[int] = contextvars.ContextVar("stemma_body_depth", default=0)
+
+
 @functools.cache
-def _bodies() -> ThreadPoolExecutor:
+def _bodies(depth: int) -> ThreadPoolExecutor:
+    """Threads for sync bodies. A body inside a body has others: those of its outer one may all be waiting for it."""
     return ThreadPoolExecutor(BODY_THREADS, "stemma-body")
 
 
