@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from stemma.interpreter.async_state import AsyncProgramState
-from stemma.interpreter.background import background_loop, on_background_loop
+from stemma.interpreter.background import background_loop, bodies, body_depth, on_background_loop
 from stemma.interpreter.batch import Batch, BatchOptions, Call, OnError, Order, Started, drive
 from stemma.interpreter.branch_state import BranchState
 from stemma.interpreter.budget import Budget
@@ -30,7 +30,6 @@ from stemma.lang.errors import CancelledError, RequestError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-BODY_THREADS = 64  # sync bodies that `arun` runs at a time
 CONTROLS = ("stream", "backend", "timeout", "budget", "use_thread", *RUN_WORDS)
 
 
@@ -217,7 +216,7 @@ class Program(Generic[P, R]):
         if call.options.stream:
             self._run_aside(started)
             return started.state._from_outside()
-        await self._finish(started, _bodies(_depth.get()))
+        await self._finish(started, bodies(body_depth.get()))
         return started.state
 
     def _run_aside(self, started: Started) -> None:
@@ -228,7 +227,7 @@ class Program(Generic[P, R]):
         run = started.run
         if not self.is_async:
             context = contextvars.copy_context()
-            _bodies(_depth.get()).submit(context.run, _told_readers, self._run_deeper, started)
+            bodies(body_depth.get()).submit(context.run, _told_readers, self._run_deeper, started)
             return
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -261,7 +260,7 @@ class Program(Generic[P, R]):
 
     def _run_deeper(self, started: Started) -> None:
         """Run a body on a thread that futures wait for, which cannot carry a `StopIteration`."""
-        _depth.set(_depth.get() + 1)
+        body_depth.set(body_depth.get() + 1)
         try:
             self._run_body(started)
         except StopIteration as error:
@@ -494,15 +493,3 @@ def _controls(given: Mapping[str, Any]) -> dict[str, Any]:
     if use_thread not in (None, True, False):
         raise RequestError(f"use_thread must be true or false, got {use_thread!r}", param="use_thread")
     return {"timeout": timeout, "budget": budget, "use_thread": use_thread is not False}
-
-
-_depth: contextvars.ContextVar[int] = contextvars.ContextVar("stemma_body_depth", default=0)
-
-
-@functools.cache
-def _bodies(depth: int) -> ThreadPoolExecutor:
-    """Threads for sync bodies. A body inside a body has others: those of its outer one may all be waiting for it."""
-    return ThreadPoolExecutor(BODY_THREADS, "stemma-body")
-
-
-os.register_at_fork(after_in_child=_bodies.cache_clear)  # its threads are not in the child

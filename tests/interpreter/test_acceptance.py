@@ -70,7 +70,7 @@ def test_a_tree_joined_in_a_loop_takes_the_steps_of_its_longest_path(engine, mon
         program.run(backend=engine, trace=False).sync()
         return counted[0]
 
-    assert 2 * TOKENS <= steps(path) and steps(tree) <= 1.2 * steps(path)
+    assert steps(path) >= 2 * TOKENS and steps(tree) <= 1.2 * steps(path)
 
 
 def test_five_hundred_async_programs_need_no_more_threads_than_one():

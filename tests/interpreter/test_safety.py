@@ -171,8 +171,10 @@ def test_a_streamed_run_outlives_the_loop_that_began_it_or_says_why_not():
         within(asyncio.run(begin(waits)).text)
 
 
-def test_bodies_inside_bodies_do_not_wait_for_each_others_threads():
-    gate = threading.Barrier(64)
+def test_bodies_inside_bodies_do_not_wait_for_each_others_threads(monkeypatch):
+    monkeypatch.setattr(background, "BODY_THREADS", 4)
+    background.bodies.cache_clear()
+    gate = threading.Barrier(4)
 
     @sgl.function
     def outer(s):
@@ -181,10 +183,13 @@ def test_bodies_inside_bodies_do_not_wait_for_each_others_threads():
 
     async def main() -> list[Any]:
         endpoint = slow(0)
-        states = await asyncio.gather(*(outer.arun(backend=endpoint) for _ in range(64)))
+        states = await asyncio.gather(*(outer.arun(backend=endpoint) for _ in range(4)))
         return [state.ret_value for state in states]
 
-    assert within(lambda: asyncio.run(main())) == ["a"] * 64
+    try:
+        assert within(lambda: asyncio.run(main())) == ["a"] * 4
+    finally:
+        background.bodies.cache_clear()
 
 
 def test_programs_and_batches_inside_others():
