@@ -18,6 +18,7 @@ class LogprobOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     start: int = -1
     top: int = 0
     ids: list[int] | None = None
+    text: bool = False  # each entry's third element is the token's text, not None
 
 
 class TextNode(msgspec.Struct, tag_field="kind", tag="text", forbid_unknown_fields=True, frozen=True):

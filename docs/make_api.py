@@ -259,7 +259,7 @@ def page() -> str:
         anchors[name] = name.lower() + (f"-{again}" if again else "")
     for title, found in groups.items():
         linked = " · ".join(f"[`{name}`](#{anchors[name]})" for name in found)
-        lines.append(f"- **[{title}](#{title.lower().replace(' ', '-')})**: {linked}")
+        lines.append(f"- **[{title}](#{title.lower().replace(',', '').replace(' ', '-')})**: {linked}")
     for title, found in groups.items():
         lines += ["", f"## {title}", "", GROUPS[title][0]]
         for name in found:

@@ -24,7 +24,7 @@ from stemma.interpreter.endpoints.base import Endpoint
 from stemma.interpreter.runtime import Run
 from stemma.interpreter.state import ProgramState
 from stemma.interpreter.wire import RunOptions
-from stemma.lang.errors import ProgramError, RequestError
+from stemma.lang.errors import CancelledError, ProgramError, RequestError
 
 AUTO_THREADS = 64
 AUTO_TASKS = 1024
@@ -188,8 +188,12 @@ class Batch:
             await self._finish(started, pool)
             started.state._sync_unseen()
             outcome: Any = started.state
-        except asyncio.CancelledError:
-            raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            outcome = CancelledError("the body raised asyncio.CancelledError")  # nobody cancelled it: it failed
+            outcome.__cause__ = error
         except BaseException as error:
             outcome = error
         finally:
@@ -198,8 +202,12 @@ class Batch:
         finished.put_nowait((i, outcome))
 
     async def _close(self, tasks: set[asyncio.Task[None]], pool: ThreadPoolExecutor) -> None:
+        failed: list[Exception] = []
         for started in list(self._running):
-            started.state.cancel()
+            try:
+                started.state.cancel()
+            except Exception as error:  # an endpoint that cannot cancel must not keep the rest from ending
+                failed.append(error)
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -207,6 +215,8 @@ class Batch:
         if self._checkpoint is not None:
             self._checkpoint.close()
         self._progress.finish()
+        if failed:
+            raise failed[0]
 
 
 def drive(batch: Batch) -> list[Any] | Generator[Any, None, None]:

@@ -12,7 +12,7 @@ from typing import Any, Self
 from stemma.interpreter.graph import GraphBranch, GraphNode, ProgramGraph
 from stemma.interpreter.runtime import Run
 from stemma.interpreter.tools import Called
-from stemma.interpreter.values import Captured, Decided, Extracted, Gathered, Given, Made, Thought, Value
+from stemma.interpreter.values import Captured, Decided, Extracted, Gathered, Given, Made, Samples, Thought, Value
 from stemma.interpreter.wire import RunOptions
 from stemma.lang.choices import (
     ChoicesMethod,
@@ -63,22 +63,40 @@ class BranchState:
             if isinstance(node, Select) and not isinstance(node.method, ChoicesMethod):
                 self._select_by(node, node.method)
                 continue
+            if isinstance(node, Gen) and (node.samples or self._options.n) > 1:
+                self._sample(node, node.samples or self._options.n)
+                continue
             added = self._run.append(self._branch, node, self._options)
             if isinstance(node, Select) and node.name is not None:
                 self._bind(node.name, Made(added))
             elif isinstance(node, Gen):
-                if node.name is not None:
-                    self._bind_gen(node, node.name, added)
-                for capture in node.captures:
-                    self._bind(capture.name, Extracted(added, capture))
+                for name, value in self._values_of(node, added).items():
+                    self._bind(name, value)
 
-    def _bind_gen(self, node: Gen, name: str, added: GraphNode) -> None:
-        value = Made(added, node.type)
-        if node.reasoning is not None:
-            value = Thought(added, node.reasoning, node.type)
-        self._bind(name, Called(value, added) if isinstance(node.type, ToolSpec) else value)
-        if node.reasoning is not None:
-            self._bind(f"{name}_reasoning_content", Thought(added, node.reasoning, answer=False))
+    def _values_of(self, node: Gen, added: GraphNode) -> dict[str, Value]:
+        """What a gen binds."""
+        values: dict[str, Value] = {}
+        if node.name is not None:
+            value = Made(added, node.type)
+            if node.reasoning is not None:
+                value = Thought(added, node.reasoning, node.type)
+                values[f"{node.name}_reasoning_content"] = Thought(added, node.reasoning, answer=False)
+            values[node.name] = Called(value, added) if isinstance(node.type, ToolSpec) else value
+        return {**values, **{capture.name: Extracted(added, capture) for capture in node.captures}}
+
+    def _sample(self, node: Gen, count: int) -> None:
+        """Several texts from here: the first goes on in this branch, each of the others has a branch beside it."""
+        named = node.name is not None or node.captures  # else nobody could read the others
+        others = self._run.fork(self._branch, count - 1) if named else []
+        made = [self._run.append(self._branch, node, self._options)]
+        seed = dict(node.overrides).get("seed")
+        for i, branch in enumerate(others, 1):
+            drawn = node if seed is None else replace(node, overrides=(*node.overrides, ("seed", seed + i)))
+            made.append(self._run.append(branch, drawn, self._options))
+        self._run.end_branches(others)
+        bound = [self._values_of(node, each) for each in made]
+        for name in bound[0]:
+            self._bind(name, Samples(tuple(values[name] for values in bound)))
 
     def _select_by(self, node: Select, method: ChoicesSamplingMethod) -> None:
         """The engine scores the choices in a branch beside this one; the method decides; its choice is quoted here."""

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, cast, overload
 
 from stemma.interpreter.async_state import AsyncProgramState
-from stemma.interpreter.background import background_loop, on_background_loop
+from stemma.interpreter.background import background_loop, bodies, body_depth, on_background_loop
 from stemma.interpreter.batch import Batch, BatchOptions, Call, OnError, Order, Started, drive
 from stemma.interpreter.branch_state import BranchState
 from stemma.interpreter.budget import Budget
@@ -30,7 +30,6 @@ from stemma.lang.errors import CancelledError, RequestError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-BODY_THREADS = 64  # sync bodies that `arun` runs at a time
 CONTROLS = ("stream", "backend", "timeout", "budget", "use_thread", *RUN_WORDS)
 
 
@@ -69,7 +68,8 @@ class Program(Generic[P, R]):
     `max_new_tokens`, `min_new_tokens`, `stop`, `stop_token_ids`, `temperature`, `top_p`, `top_k`, `min_p`,
     `frequency_penalty`, `presence_penalty`, `repetition_penalty`, `ignore_eos`, `skip_special_tokens`,
     `spaces_between_special_tokens`, `no_stop_trim`, `seed`, `logit_bias`, `return_logprob`, `logprob_start_len`,
-    `top_logprobs_num`, `token_ids_logprob`. A keyword that the function has as a parameter goes to the function.
+    `top_logprobs_num`, `token_ids_logprob`, `return_text_in_logprobs`, `n`. A keyword that the
+    function has as a parameter goes to the function.
     With `seed`, every gen draws with a seed derived from it and the gen's place, so forks still differ.
 
     What bounds a run: `timeout`, seconds until what has no value yet fails, and `budget`, a `Budget` of tokens or
@@ -214,16 +214,31 @@ class Program(Generic[P, R]):
         call = self._call(args, kwargs)
         started = self._begin(call)
         if call.options.stream:
-            started.run.body = asyncio.ensure_future(self._watched(started))
+            self._run_aside(started)
             return started.state._from_outside()
-        await self._finish(started, _bodies())
+        await self._finish(started, bodies(body_depth.get()))
         return started.state
 
-    async def _watched(self, started: Started) -> None:
-        try:
-            await self._body_anywhere(started, _bodies())
-        except Exception as error:  # nobody awaits this: the readers are told, through the run
-            assert started.run.failure is not None and started.run.failure.cause is error
+    def _run_aside(self, started: Started) -> None:
+        """Run the body beside the caller. Its loop may end at any time: a sync body goes on, an async one is cancelled.
+
+        Nobody awaits it: what it raises reaches the readers, through the run.
+        """
+        run = started.run
+        if not self.is_async:
+            context = contextvars.copy_context()
+            bodies(body_depth.get()).submit(context.run, _told_readers, self._run_deeper, started)
+            return
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                assert task.exception() is None or run.failure is not None
+            elif not run.finished:  # cancelled before it could begin
+                run.abort(CancelledError("the task that ran the program was cancelled"))
+
+        task = asyncio.get_running_loop().create_task(self._run_body_async(started))
+        task.add_done_callback(ended)
+        run.body = task
 
     async def _finish(self, started: Started, threads: ThreadPoolExecutor) -> None:
         """Run the body, then wait for everything that it has said."""
@@ -241,7 +256,15 @@ class Program(Generic[P, R]):
         else:
             context = contextvars.copy_context()
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(threads, lambda: context.run(self._run_body, started))
+            await loop.run_in_executor(threads, lambda: context.run(self._run_deeper, started))
+
+    def _run_deeper(self, started: Started) -> None:
+        """Run a body on a thread that futures wait for, which cannot carry a `StopIteration`."""
+        body_depth.set(body_depth.get() + 1)
+        try:
+            self._run_body(started)
+        except StopIteration as error:
+            raise RuntimeError(f"{self.func.__qualname__} raised StopIteration") from error
 
     @overload
     def run_batch(
@@ -341,6 +364,21 @@ class Program(Generic[P, R]):
             node.meta = {name: value for name, value in node.meta.items() if not name.endswith("_tokens")}
         return graph
 
+    def cache(self, backend: Any = None, **kwargs: Any) -> int:
+        """Compute the text that the program always begins with, and leave it in the endpoint's prefix cache.
+
+        Takes what `run` takes. That text is what the program says before it reads a generated value, or uses an
+        argument that was given neither here nor by `bind` and has no default. To find it the body is run once, up to
+        there, and nothing is generated. Returns the number of tokens, 0 if the program begins with no constant text.
+        Raises what the body raises, and `ProgramError` for an endpoint that cannot take a prompt alone.
+        """
+        from stemma.interpreter.prefix import constant_prefix, keep_prefix  # only for this
+
+        positional = [p for p in list(self._signature.parameters.values())[1:] if p.kind is not p.VAR_KEYWORD]
+        _, words, options = self._split((), kwargs)
+        endpoint = resolve_endpoint(backend if backend is not None else options.pop("backend", None))
+        return keep_prefix(endpoint, constant_prefix(self, positional, words))
+
     def bind(self, **kwargs: Any) -> Program[..., R]:
         """The program with some arguments or sampling defaults filled in; a call may still override them.
 
@@ -436,8 +474,8 @@ def _told_readers(body: Callable[[Started], None], started: Started) -> None:
     """Run a body that has no caller: what it raises reaches the readers, through the run."""
     try:
         body(started)
-    except BaseException as error:
-        assert started.run.failure is not None and started.run.failure.cause is error
+    except BaseException:
+        assert started.run.failure is not None
 
 
 def _controls(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -455,11 +493,3 @@ def _controls(given: Mapping[str, Any]) -> dict[str, Any]:
     if use_thread not in (None, True, False):
         raise RequestError(f"use_thread must be true or false, got {use_thread!r}", param="use_thread")
     return {"timeout": timeout, "budget": budget, "use_thread": use_thread is not False}
-
-
-@functools.cache
-def _bodies() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(BODY_THREADS, "stemma-body")
-
-
-os.register_at_fork(after_in_child=_bodies.cache_clear)  # its threads are not in the child

@@ -86,7 +86,7 @@ class Run:
         self._names = "names" in endpoint.capabilities
         self.touched_at = 0.0  # for the quiet timer
         self.in_quiet_queue = False
-        self._sleepers: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._sleepers: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
         self._refs: list[GraphNode] = []  # literals that still wait for the value they quote
         self.body: asyncio.Future[None] | None = None  # a body that nobody awaits; held so that it is not collected
         self._stopped: Failure | None = None  # why nothing can be said any more
@@ -99,8 +99,8 @@ class Run:
     def wake(self) -> None:
         """Something has changed: wake the readers. Called with `changed` held."""
         self.changed.notify_all()
-        sleepers, self._sleepers = self._sleepers, []
-        for loop, sleeper in sleepers:
+        sleepers, self._sleepers = self._sleepers, {}
+        for sleeper, loop in sleepers.items():
             with contextlib.suppress(RuntimeError):  # that loop was closed; nobody waits there any more
                 loop.call_soon_threadsafe(_set, sleeper)
 
@@ -284,7 +284,9 @@ class Run:
         if not all(n.settled for n in before):
             return
         node.timeout = None
-        timers.call_later(seconds, lambda: self._node_overdue(node, seconds))
+        weak: weakref.ref[Run] = weakref.ref(self)  # as for the program's own timeout
+        branch, index = node.branch.id, node.index
+        timers.call_later(seconds, lambda: _node_overdue(weak, branch, index, seconds))
 
     def _node_overdue(self, node: GraphNode, seconds: float) -> None:
         with self.changed:
@@ -437,12 +439,15 @@ class Run:
                 if ready():
                     return
                 sleeper: asyncio.Future[None] = loop.create_future()
-                self._sleepers.append((loop, sleeper))
+                self._sleepers[sleeper] = loop
             try:
                 async with asyncio.timeout_at(until):
                     await sleeper
             except TimeoutError:
                 raise TimeoutError(f"{what} was not ready in time") from None
+            finally:
+                with self.changed:
+                    self._sleepers.pop(sleeper, None)
 
     def wait_for(self, ready: Callable[[], bool], until: float | None, what: str) -> None:
         """Until `ready()`; raises `TimeoutError` naming `what` at the moment `until` (monotonic)."""
@@ -475,6 +480,13 @@ class Run:
 def _set(sleeper: asyncio.Future[None]) -> None:
     if not sleeper.done():
         sleeper.set_result(None)
+
+
+def _node_overdue(weak: weakref.ref[Run], branch: str, index: int, seconds: float) -> None:
+    run = weak()
+    node = None if run is None else run.graph.node(branch, index)
+    if run is not None and node is not None:
+        run._node_overdue(node, seconds)
 
 
 def _overdue(weak: weakref.ref[Run], seconds: float) -> None:

@@ -68,7 +68,7 @@ class _Timers:
                 continue
             try:
                 call()
-            except Exception:  # one bad call must not stop the others
+            except BaseException:  # one bad call must not stop the others
                 _log.exception("a timed call failed")
 
 
@@ -120,7 +120,7 @@ class _Quiet:
                 run.in_quiet_queue = False
             try:
                 run.flush()
-            except Exception as error:  # a fault of ours must reach the readers, and not stop this thread
+            except BaseException as error:  # a fault of ours must reach the readers, and not stop this thread
                 run.fail(error)
 
 

@@ -292,3 +292,13 @@ class Gathered(Value):
 
     def nodes(self) -> list[GraphNode]:
         return [node for value in self.values if value is not None for node in value.nodes()]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples(Gathered):
+    """The texts of a gen with `n` > 1, in the order of their numbers."""
+
+    def meta(self, run: Run, timeout: float | None = None) -> dict[str, Any] | None:
+        """The account of the first, and under `samples` those of all."""
+        metas = [value.meta(run, timeout) or {} for value in self.values if value is not None]
+        return {**metas[0], "samples": metas}

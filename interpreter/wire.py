@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from stemma.lang.api import check_logprobs
+from stemma.lang.api import check_logprobs, check_samples, refuse_stop_regex
 from stemma.lang.choices import ChoicesMethod
 from stemma.lang.errors import (
     CancelledError,
@@ -24,8 +24,10 @@ from stemma.lang.nodes import Gen, Image, Node, Ref, RoleBegin, RoleEnd, Select,
 from stemma.lang.params import SamplingParams
 
 _SAMPLING = tuple(f.name for f in dataclasses.fields(SamplingParams))
-_LOGPROBS = ("return_logprob", "logprob_start_len", "top_logprobs_num", "token_ids_logprob")
-OPTION_NAMES = frozenset((*_SAMPLING, *_LOGPROBS, "n"))
+_LOGPROBS = (
+    "return_logprob", "logprob_start_len", "top_logprobs_num", "token_ids_logprob", "return_text_in_logprobs",
+)  # fmt: skip
+OPTION_NAMES = frozenset((*_SAMPLING, *_LOGPROBS, "n", "stop_regex"))
 RUN_WORDS = ("trace", "merge_identical", "drop_unread")  # said of a run as a whole
 
 
@@ -38,6 +40,8 @@ class RunOptions:
     logprob_start_len: int = -1
     top_logprobs_num: int = 0
     token_ids_logprob: tuple[int, ...] | None = None
+    return_text_in_logprobs: bool = False
+    n: int = 1
     stream: bool = False
     num_api_spec_tokens: int | None = None  # `@function(num_api_spec_tokens=…)`
     trace: bool | None = None
@@ -61,14 +65,14 @@ class RunOptions:
             near = difflib.get_close_matches(unknown[0], OPTION_NAMES, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise RequestError(f"unknown run option {unknown[0]!r}{hint}", param=unknown[0])
-        if named.get("n", 1) != 1:
-            raise RequestError(f"n must be 1, got {named['n']!r}: several samples are not built yet", param="n")
+        refuse_stop_regex(named.get("stop_regex"))
+        samples = check_samples(named.get("n"))
         logprobs: dict[str, Any] = {name: named[name] for name in _LOGPROBS if name in named}
         check_logprobs(**{name: named.get(name) for name in _LOGPROBS})
         if "token_ids_logprob" in named:
             logprobs["token_ids_logprob"] = tuple(named["token_ids_logprob"])
         params = dataclasses.replace(base.params, **{k: v for k, v in named.items() if k in _SAMPLING})
-        return dataclasses.replace(base, params=params, **logprobs)
+        return dataclasses.replace(base, params=params, n=base.n if samples is None else samples, **logprobs)
 
 
 def wire_node(node: Node, options: RunOptions, place: str) -> dict[str, Any]:
@@ -132,10 +136,12 @@ def _logprobs(node: Gen, options: RunOptions) -> dict[str, Any] | None:
             raise RequestError(f"{node} asks about log-probabilities; set return_logprob=True", param="return_logprob")
         return None
     ids = asked.ids if asked.ids is not None else options.token_ids_logprob
+    text = asked.text if asked.text is not None else options.return_text_in_logprobs
     return {
         "start": asked.start if asked.start is not None else options.logprob_start_len,
         "top": asked.top if asked.top is not None else options.top_logprobs_num,
         "ids": list(ids) if ids is not None else None,
+        **({"text": True} if text else {}),
     }
 
 

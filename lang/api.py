@@ -21,31 +21,33 @@ from stemma.lang.types import TypeSpec, json_spec, type_spec
 def gen(
     name: str | None = None,
     max_tokens: int | None = None,
-    *,
     min_tokens: int | None = None,
     n: int | None = None,
     stop: str | Sequence[str] | None = None,
     stop_token_ids: Sequence[int] | None = None,
+    stop_regex: str | Sequence[str] | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
     top_k: int | None = None,
     min_p: float | None = None,
     frequency_penalty: float | None = None,
     presence_penalty: float | None = None,
-    repetition_penalty: float | None = None,
     ignore_eos: bool | None = None,
-    finish_in_budget: bool | None = None,
-    seed: int | None = None,
     return_logprob: bool | None = None,
     logprob_start_len: int | None = None,
     top_logprobs_num: int | None = None,
-    token_ids_logprob: Sequence[int] | None = None,
+    return_text_in_logprobs: bool | None = None,
     dtype: Any = None,
-    type: Any = None,
     choices: Sequence[str] | None = None,
     choices_method: ChoicesSamplingMethod | str | None = None,
     regex: str | None = None,
     json_schema: str | Mapping[str, Any] | Any = None,
+    *,
+    type: Any = None,
+    repetition_penalty: float | None = None,
+    finish_in_budget: bool | None = None,
+    seed: int | None = None,
+    token_ids_logprob: Sequence[int] | None = None,
     ebnf: str | None = None,
     structural_tag: str | Mapping[str, Any] | None = None,
     constraint: compose.Part | Constraint | None = None,
@@ -58,6 +60,10 @@ def gen(
     whitespace: str | None = None,
 ) -> Gen | Select:
     """Generate text here, and keep it under `name` if one is given. `None` means: as the run says.
+
+    With `n` > 1, `n` texts are drawn side by side, and `s[name]` is the list of them; the program's text goes on with
+    the first. `return_text_in_logprobs` adds each token's text to the log-probability entries. Positional arguments
+    are in SGLang's order.
 
     `type` (or `dtype`) names a Python type: the text is constrained to it and `s[name]` is the value. `json_schema`
     takes a schema as text or dict, a pydantic model or another type, and `s[name]` is the text. `constraint` is made of
@@ -83,29 +89,71 @@ def gen(
         return _select_of(given)
     if choices_method is not None:
         raise RequestError(f"choices_method={choices_method!r} needs choices", param="choices_method")
-    if n not in (None, 1):
-        raise RequestError(f"n must be 1, got {n!r}: several samples are not built yet; use s.fork(n)", param="n")
+    refuse_stop_regex(stop_regex)
     spec = _tools(given) or _one_type(dtype, type)
     return Gen(
         name=_name(name),
         overrides=_overrides(given),
         constraint=_with_options(_one_constraint(given, spec), lenient, whitespace),
         type=spec,
-        logprobs=check_logprobs(return_logprob, logprob_start_len, top_logprobs_num, token_ids_logprob),
+        logprobs=check_logprobs(
+            return_logprob, logprob_start_len, top_logprobs_num, token_ids_logprob, return_text_in_logprobs
+        ),
+        samples=check_samples(n),
         timeout=_seconds(timeout),
         captures=compose.captures_of(constraint, name) if isinstance(constraint, compose.Part) else (),
         where=caller(),
     )
 
 
-def gen_int(name: str | None = None, max_tokens: int | None = None, **options: Any) -> Gen | Select:
+def gen_int(
+    name: str | None = None,
+    max_tokens: int | None = None,
+    n: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    stop_token_ids: Sequence[int] | None = None,
+    stop_regex: str | Sequence[str] | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_p: float | None = None,
+    frequency_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    ignore_eos: bool | None = None,
+    return_logprob: bool | None = None,
+    logprob_start_len: int | None = None,
+    top_logprobs_num: int | None = None,
+    return_text_in_logprobs: bool | None = None,
+    **options: Any,
+) -> Gen | Select:
     """`gen` of an integer: `s[name]` is an `int`. Takes `gen`'s sampling arguments and raises what `gen` raises."""
-    return _gen_typed("gen_int", int, name, max_tokens, options)
+    given = {k: v for k, v in locals().items() if k != "options" and v is not None}
+    return _gen_typed("gen_int", int, {**given, **options})
 
 
-def gen_string(name: str | None = None, max_tokens: int | None = None, **options: Any) -> Gen | Select:
+def gen_string(
+    name: str | None = None,
+    max_tokens: int | None = None,
+    n: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    stop_token_ids: Sequence[int] | None = None,
+    stop_regex: str | Sequence[str] | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    min_p: float | None = None,
+    frequency_penalty: float | None = None,
+    presence_penalty: float | None = None,
+    ignore_eos: bool | None = None,
+    return_logprob: bool | None = None,
+    logprob_start_len: int | None = None,
+    top_logprobs_num: int | None = None,
+    return_text_in_logprobs: bool | None = None,
+    **options: Any,
+) -> Gen | Select:
     """`gen` of a JSON string, quotes included: `s[name]` is the string without them. Raises what `gen` raises."""
-    return _gen_typed("gen_string", str, name, max_tokens, options)
+    given = {k: v for k, v in locals().items() if k != "options" and v is not None}
+    return _gen_typed("gen_string", str, {**given, **options})
 
 
 def select(
@@ -252,9 +300,15 @@ def check_logprobs(
     logprob_start_len: Any = None,
     top_logprobs_num: Any = None,
     token_ids_logprob: Any = None,
+    return_text_in_logprobs: Any = None,
 ) -> Logprobs:
-    """The four log-probability arguments, checked. Raises `RequestError` naming the one that is wrong."""
+    """The log-probability arguments, checked. Raises `RequestError` naming the one that is wrong."""
     wanted, start, top, ids = return_logprob, logprob_start_len, top_logprobs_num, token_ids_logprob
+    text = return_text_in_logprobs
+    if text is not None and not isinstance(text, bool):
+        raise RequestError(
+            f"return_text_in_logprobs must be true or false, got {text!r}", param="return_text_in_logprobs"
+        )
     if wanted is not None and not isinstance(wanted, bool):
         raise RequestError(f"return_logprob must be true or false, got {wanted!r}", param="return_logprob")
     extras = {"logprob_start_len": start, "top_logprobs_num": top, "token_ids_logprob": ids}
@@ -268,7 +322,22 @@ def check_logprobs(
         if not whole or any(i < 0 for i in ids):
             raise RequestError(f"token_ids_logprob must be a list of token ids, got {ids!r}", param="token_ids_logprob")
         ids = tuple(ids)
-    return Logprobs(wanted, start, top, ids)
+    return Logprobs(wanted, start, top, ids, text)
+
+
+def check_samples(n: Any) -> int | None:
+    """How many texts a gen draws. Raises `RequestError` for anything but an integer >= 1."""
+    _at_least("n", n, 1)
+    return n
+
+
+def refuse_stop_regex(stop_regex: Any) -> None:
+    """Raise `RequestError` when one is given."""
+    if stop_regex is not None and stop_regex not in ("", [], ()):
+        raise RequestError(
+            f"stop_regex={stop_regex!r} is not built: use stop=, or regex= for the text that is wanted",
+            param="stop_regex",
+        )
 
 
 def _seconds(timeout: Any) -> float | None:
@@ -374,9 +443,9 @@ def _select_of(given: dict[str, Any]) -> Select:
     return select(**{name: given[name] for name in taken if name in given})
 
 
-def _gen_typed(word: str, type: Any, name: str | None, max_tokens: int | None, options: dict[str, Any]) -> Gen | Select:
+def _gen_typed(word: str, type: Any, options: dict[str, Any]) -> Gen | Select:
     words = ("type", "dtype", "choices", "choices_method", "regex", "json_schema", "ebnf", "structural_tag")
     fixed = [o for o in (*words, "constraint", "tools") if o in options]
     if fixed:
         raise RequestError(f"{word} fixes the type; remove {', '.join(fixed)}", param=fixed[0])
-    return gen(name, max_tokens, type=type, **options)
+    return gen(type=type, **options)

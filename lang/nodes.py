@@ -106,6 +106,7 @@ class Logprobs:
     start: int | None = None
     top: int | None = None
     ids: tuple[int, ...] | None = None
+    text: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ class Gen(Expression):
     timeout: float | None = None
     reasoning: Reasoning | None = None
     captures: tuple[Capture, ...] = ()
+    samples: int | None = None
     where: str = field(default="", compare=False)
 
     def __str__(self) -> str:

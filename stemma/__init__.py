@@ -102,23 +102,36 @@ _NAMES = {
     "Engine": "backend.engine",
 }
 
-# what programs for SGLang may look for: why it is not here, and what to do
-_NOT_HERE = {
-    "Crusoe": "OpenAI takes a base_url",
-    "global_config": "options are arguments of run, gen and the endpoints",
-    "ServerArgs": "the options of a server are keywords of Runtime and Engine",
-    "register_chat_template": "the model's own chat template is used",
-    "get_chat_template": "the model's own chat template is used",
-}
-
 # `from stemma import *` must not hide the standard library's json
 __all__ = ["__version__", *(n for n in _NAMES if n != "json")]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
+_TEMPLATES = "an engine takes the model's own template; endpoints without one take chat_template="
+
+# names of SGLang that are not here, and what there is instead
+_ELSEWHERE = {
+    "global_config": "give the options to run(…), and set_default_backend(x) instead of default_backend",
+    "ServerArgs": "Engine(…) and Runtime(…) take the options as keywords; `stemma serve --help` lists them",
+    "Crusoe": "it speaks OpenAI's API: OpenAI(model, base_url=…, api_key=…)",
+    "Shortfin": "it speaks HTTP: RuntimeEndpoint(url)",
+    "compile": "nothing has to be compiled; prog.trace(…) gives the graph",
+    "pin": "prog.cache(…) computes a program's constant prefix ahead; an engine keeps what is used",
+    "unpin": "flush_cache() empties the cache",
+    "BaseBackend": "subclass Endpoint",
+    "SglFunction": "Program",
+    "register_chat_template": _TEMPLATES,
+    "get_chat_template": _TEMPLATES,
+    "get_chat_template_by_model_path": _TEMPLATES,
+    "register_chat_template_matching_function": _TEMPLATES,
+    "ChatTemplate": "a dict of role: (text before, text after), as chat_template= of an endpoint",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name not in _NAMES:
-        hint = f": {_NOT_HERE[name]}" if name in _NOT_HERE else ""
-        raise AttributeError(f"module 'stemma' has no attribute {name!r}{hint}")
+        if name in _ELSEWHERE:
+            raise AttributeError(f"stemma has no {name!r}: {_ELSEWHERE[name]}")
+        raise AttributeError(f"module 'stemma' has no attribute {name!r}")
     try:
         module = importlib.import_module(f"stemma.{_NAMES[name]}")
     except ModuleNotFoundError as error:

@@ -347,8 +347,17 @@ class Output:
         if work.forced_runs:
             meta["forced_runs"] = work.forced_runs
         if work.logprobs is not None:
-            meta.update(_logprob_lists(work, ids))
+            lists = _logprob_lists(work, ids)
+            meta.update(self._with_text(lists) if work.logprobs.text else lists)
         return meta
+
+    def _with_text(self, value: Any) -> Any:
+        """Log-probability entries at any depth, each with its token's text as third element."""
+        if isinstance(value, dict):
+            return {name: self._with_text(inner) for name, inner in value.items()}
+        if isinstance(value, list) and len(value) == 3 and type(value[1]) is int:
+            return [value[0], value[1], self.graph.tokenizer.decode([value[1]], False)]
+        return [self._with_text(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _cached(work: Work) -> int:

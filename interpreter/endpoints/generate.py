@@ -97,6 +97,8 @@ class GenerateEndpoint(HostedEndpoint):
         if asked.logprobs is not None:
             body |= {"return_logprob": True, "logprob_start_len": asked.logprobs.get("start", -1)}
             body["top_logprobs_num"] = asked.logprobs.get("top") or 0
+            if asked.logprobs.get("text"):
+                body["return_text_in_logprobs"] = True
             if asked.logprobs.get("ids") is not None:
                 body["token_ids_logprob"] = asked.logprobs["ids"]
         item = await call.send(lambda: self._stream(body, call) if call.streams else self._ask(body))

@@ -10,6 +10,8 @@ import asyncio
 import os
 import threading
 
+from stemma.interpreter.background import run_always
+
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
@@ -20,7 +22,7 @@ def background_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None:
             _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="stemma-requests", daemon=True).start()
+            threading.Thread(target=run_always, args=(_loop,), name="stemma-requests", daemon=True).start()
         return _loop
 
 

@@ -24,22 +24,19 @@ def say(s: sgl.ProgramState) -> None:
 
 
 CASES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "gen(n=2)": (lambda: sgl.gen("x", n=2), RequestError, r"n must be 1, got 2.*use s\.fork"),
-    "run(n=2)": (lambda: run(say, n=2), RequestError, "n must be 1, got 2"),
-    "stop_regex": (lambda: sgl.gen("x", stop_regex="a"), TypeError, "'stop_regex'"),  # pyright: ignore[reportCallIssue]
-    "run stop_regex": (lambda: run(say, stop_regex="a"), TypeError, "'stop_regex'"),
-    "return_text_in_logprobs": (lambda: run(say, return_text_in_logprobs=True), TypeError, "'return_text_in_logprobs'"),
+    "stop_regex": (lambda: sgl.gen("x", stop_regex="a"), RequestError, "stop_regex='a'"),
+    "run stop_regex": (lambda: run(say, stop_regex="a"), RequestError, "stop_regex='a'"),
     "position_ids_offset": (
         lambda: run(lambda s: s.fork(2, position_ids_offset=[0, 1])),
         RequestError,
         r"position_ids_offset=\[0, 1\]",
     ),
+    "compile": (lambda: sgl.compile, AttributeError, "nothing has to be compiled"),
     "Crusoe": (lambda: sgl.Crusoe, AttributeError, "base_url"),
-    "global_config": (lambda: sgl.global_config, AttributeError, "arguments of run, gen"),
-    "ServerArgs": (lambda: sgl.ServerArgs, AttributeError, "keywords of Runtime and Engine"),
-    "register_chat_template": (lambda: sgl.register_chat_template, AttributeError, "own chat template"),
-    "get_chat_template": (lambda: sgl.get_chat_template, AttributeError, "own chat template"),
-    "program.cache()": (lambda: sgl.function(say).cache, AttributeError, "cache"),  # pyright: ignore
+    "global_config": (lambda: sgl.global_config, AttributeError, "give the options to run"),
+    "ServerArgs": (lambda: sgl.ServerArgs, AttributeError, "take the options as keywords"),
+    "register_chat_template": (lambda: sgl.register_chat_template, AttributeError, "own template"),
+    "get_chat_template": (lambda: sgl.get_chat_template, AttributeError, "own template"),
     "f-string of a gen": (
         lambda: f"Say {sgl.gen('x')}",
         RequestError,
@@ -71,7 +68,7 @@ def test_values_that_were_read_may_stand_in_f_strings():
 
 
 def test_the_page_names_what_the_module_does_not_have():
-    for name in sgl._NOT_HERE:
+    for name in sgl._ELSEWHERE:
         assert name not in sgl._NAMES and re.search(rf"`{name}`", PAGE), name
 
 

@@ -116,7 +116,7 @@ def test_a_run_seed_gives_every_place_its_own_seed_and_the_same_one_again():
     [
         ({"temperatur": 1}, TypeError, "unexpected keyword argument 'temperatur'"),
         ({"temperature": -1}, RequestError, "temperature must be in"),
-        ({"n": 2}, RequestError, "n must be 1, got 2"),
+        ({"n": 0}, RequestError, "n must be an integer >= 1, got 0"),
         ({"return_logprob": "yes"}, RequestError, "return_logprob"),
         ({"backend": 7}, RequestError, "backend must be an Engine or an endpoint .* got 7"),
     ],

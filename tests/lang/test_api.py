@@ -68,7 +68,7 @@ def test_empty_text_is_nothing_and_lists_are_flattened():
 @pytest.mark.parametrize(
     ("options", "param", "message"),
     [
-        ({"n": 2}, "n", "n must be 1, got 2.*not built yet"),
+        ({"n": 0}, "n", "n must be an integer >= 1, got 0"),
         ({"temperature": -1}, "temperature", "got -1"),
         ({"stop": [""]}, "stop", "empty string"),
         ({"top_k": 0}, "top_k", "got 0"),
@@ -103,8 +103,9 @@ def test_a_wrong_argument_is_an_error_at_the_call_naming_it(options, param, mess
     assert caught.value.param == param
 
 
-def test_n_of_one_is_fine():
-    assert gen("x", n=1) == gen("x")
+def test_n_is_the_number_of_samples_and_none_means_as_the_run_says():
+    made = gen("x", n=1), gen("x", n=3), gen("x")
+    assert [getattr(node, "samples", ...) for node in made] == [1, 3, None]
 
 
 @pytest.mark.parametrize(
