@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +18,12 @@ from tests.tiny import write_tiny_model
 
 if TYPE_CHECKING:
     from stemma.backend.engine import Engine
+
+
+def pytest_unconfigure() -> None:
+    """Triton's bindings list hundreds of objects that they leave to the end of the process: nothing to worry about."""
+    if "triton" in sys.modules:
+        atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 
 
 @pytest.fixture(scope="session")
