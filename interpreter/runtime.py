@@ -30,7 +30,7 @@ from stemma.interpreter.graph import GraphBranch, GraphNode, ProgramGraph
 from stemma.interpreter.usage import totals, usages
 from stemma.interpreter.wire import RunOptions, error_from_wire, wire_node
 from stemma.lang.errors import CancelledError, EndpointError, ProgramError, RequestError, StemmaError
-from stemma.lang.nodes import Gen, Image, Node, Ref, RoleBegin, RoleEnd, Select, Text
+from stemma.lang.nodes import Gen, Image, Node, Ref, RoleBegin, RoleEnd, Select, Text, caller
 
 
 @dataclass(slots=True, eq=False)
@@ -49,14 +49,18 @@ class Failure:
         blamed = self.node.describe() if self.node is not None else self.what
         return f"{blamed}: {cause}" if blamed else cause
 
-    def error(self, reader: GraphNode | None = None) -> ProgramError:
-        """What a reader is raised, chained to the cause. `reader` is the node that was read."""
+    def error(self, reader: GraphNode | None = None, where: str | None = None) -> ProgramError:
+        """What a reader is raised, chained to the cause. `reader` is the node that was read, `where` the line that
+        could not go on."""
         self.seen = True
         node = self.node or reader
         message = str(self)
         if reader is not None and reader is not self.node:
             message = f"{reader.describe()} has no value, because of {message}"
-        error = ProgramError(message, where=node.where if node else None, node=node.describe() if node else None)
+        if where is not None and node is None:
+            message = f"{where} cannot go on: {message}"
+        at = node.where if node else where
+        error = ProgramError(message, where=at, node=node.describe() if node else None)
         error.__cause__ = self.cause
         return error
 
@@ -159,7 +163,7 @@ class Run:
         """Raise `ProgramError` unless more can be appended to the branch."""
         failure = branch.failure or self.failure or self._stopped
         if failure is not None:
-            raise failure.error()
+            raise failure.error(where=caller())
         if branch.ended or self.finished:
             what = "the program has finished" if self.finished else f"{branch.label or 'the branch'} was joined"
             raise ProgramError(f"nothing can be appended or forked any more: {what}")

@@ -114,16 +114,16 @@ HOSTILE: dict[str, Any] = {
 
 @pytest.mark.parametrize("depth", [150, 900, 5000, 300_000])
 def test_deep_nesting_compiles_or_is_refused_soon(depth: int) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     text = '{"items":' * depth + "true" + "}" * depth
     with contextlib.suppress(ConstraintError):
         assert matches(Constraint("json_schema", text), "[[[]]]")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_schema_compiles_or_is_refused_soon(world, name: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     try:
         matcher = world.schema(HOSTILE[name]).matcher()
         for _ in range(20):
@@ -131,4 +131,4 @@ def test_a_hostile_schema_compiles_or_is_refused_soon(world, name: str) -> None:
             assert matcher.accept(allowed[len(allowed) // 2])
     except ConstraintError as error:
         assert len(str(error)) < 1000
-    assert time.monotonic() - start < 8
+    assert time.process_time() - start < 8

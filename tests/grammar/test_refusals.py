@@ -124,10 +124,10 @@ def test_an_empty_class_beside_a_live_option_is_no_error() -> None:
     ids=lambda p: p[:24],
 )
 def test_a_hostile_pattern_is_refused_soon(pattern: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ConstraintError) as caught:
         matches(Constraint("regex", pattern), "")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert len(str(caught.value)) < 1000
 
 
@@ -146,9 +146,9 @@ def test_a_hostile_pattern_is_refused_soon(pattern: str) -> None:
     ],
 )
 def test_backtracking_traps_run_in_linear_time(pattern: str, text: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     assert not matches(Constraint("regex", pattern), text)
-    assert time.monotonic() - start < 3
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(
@@ -164,27 +164,27 @@ def test_backtracking_traps_run_in_linear_time(pattern: str, text: str) -> None:
     ids=["nested stars", "many optional", "nested repeats", "many groups", "possessive", "wide class"],
 )
 def test_a_heavy_pattern_compiles_or_is_refused_soon(pattern: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with contextlib.suppress(ConstraintError):
         matches(Constraint("regex", pattern), "a" * 50)
-    assert time.monotonic() - start < 8
+    assert time.process_time() - start < 8
 
 
 def test_an_automaton_that_explodes_is_stopped_while_it_grows(world) -> None:
     matcher, draw = world.regex(r"(a|b)*a(a|b){24}").matcher(), random.Random(0)
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ConstraintError, match="automaton grew over its limit"):
         for _ in range(60_000):
             assert matcher.accept(world.bpe.token_bytes.index(draw.choice([b"a", b"b"])))
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_compilation_stops_at_its_time_limit(world) -> None:
     pattern = "|".join(f"(x{i}{chr(0x4E00 + i)}|[a-f]{{3}})" for i in range(5000))
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ConstraintError, match="took longer than"):
         compile_constraint(Constraint("regex", pattern), world.bpe, time_limit=0.01)
-    assert time.monotonic() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_too_many_choices_are_refused() -> None:

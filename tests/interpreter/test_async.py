@@ -270,7 +270,7 @@ def test_first_takes_those_that_a_coroutine_says_yes_to():
 
 def test_a_join_in_a_loop_costs_the_same_as_one_staged_by_hand():
     """Three times a fork of three, joined in the loop: no branch waits for another loop's."""
-    seconds = 0.15
+    seconds = 0.4
 
     @function
     def in_a_loop(s: ProgramState):

@@ -29,15 +29,15 @@ def test_a_program_that_takes_too_long_fails_where_it_is_read_and_leaves_the_end
 
 def test_what_was_there_before_the_deadline_stays_readable():
     endpoint = ScriptedEndpoint(latency=lambda prompt, node: 0.0 if node["name"] == "a" else 30.0)
-    state = two.run(backend=endpoint, timeout=0.1)
+    state = two.run(backend=endpoint, timeout=0.5)
     assert isinstance(state.error(5), ProgramError)
     assert state["a"] == "a"
 
 
 def test_a_program_that_ends_in_time_is_not_disturbed_by_its_deadline():
-    state = two.run(backend=ScriptedEndpoint(), timeout=0.05)
+    state = two.run(backend=ScriptedEndpoint(), timeout=0.5)
     state.sync()
-    time.sleep(0.1)
+    time.sleep(0.6)
     assert state.text() == "one a two b" and state.error() is None
 
 

@@ -98,7 +98,7 @@ def faulty(serve, request) -> Callable[[str, str], tuple[Endpoint, dict[str, Any
         if fault == "endpoint raises":
             return Faulty(kind, "raise"), {}
         if fault == "timeout":
-            return Faulty(kind, "silence"), {"timeout": 0.05}
+            return Faulty(kind, "silence"), {"timeout": 0.1}
         if fault == "cancelled":
             return Faulty(kind, "silence"), {}
         if fault == "server killed":

@@ -71,6 +71,7 @@ def hosted(request) -> Iterator[tuple[Service, Callable[[str], Endpoint]]]:
     package, serve, make = HOSTED[request.param]
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
+    importlib.import_module(package)  # takes seconds, which are no test's
     service = serve()
     patient, hasty = make(service.url, max_retries=1), make(service.url, max_retries=1, timeout=0.2)
     yield service, lambda fault: hasty if fault == "silent" else patient
@@ -84,7 +85,7 @@ def program(s: ProgramState):
     s += user("q") + assistant(gen("last"))
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(10, func_only=True)
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("fault", FAULTS)
@@ -103,7 +104,7 @@ def test_every_fault_is_an_error_at_every_reader(hosted, fault, reader, stream):
         assert service.asked() == before + (2 if fault == "429" else 1) and not service.faults
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(10, func_only=True)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_fault_is_an_error_of_its_batch_item_and_of_the_join(hosted, fault):
     service, endpoint = hosted
