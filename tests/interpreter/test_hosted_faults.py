@@ -1,6 +1,7 @@
 """The fault matrix on hosted services: how they fail × how a program is read. An error that names the user's line at
 every cell, and never a hang."""
 
+import importlib
 import importlib.util
 import socket
 import threading
