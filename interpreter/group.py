@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Literal, Self, TypeVar
@@ -13,6 +14,7 @@ from stemma.interpreter.values import Gathered, Made, Value, Whole
 from stemma.lang.errors import ProgramError, RequestError
 from stemma.lang.nodes import Image, Ref, RoleBegin, RoleEnd, Text, caller
 
+_log = logging.getLogger("stemma")
 S = TypeVar("S", bound=BranchState)
 OnError = Literal["raise", "collect", "skip"]
 
@@ -134,7 +136,10 @@ class StateGroup(Generic[S]):
     def _cancel_but(self, winners: list[S]) -> None:
         for state in self._states:
             if not any(state is winner for winner in winners):
-                state.cancel()
+                try:
+                    state.cancel()
+                except Exception:  # the losers are cancelled here in any case, and there are winners to give back
+                    _log.exception("the endpoint could not be told to cancel %s", state._branch.label)
 
     def _too_few(self, winners: list[S], k: int) -> ProgramError:
         """Every child has arrived, and not enough of them are right."""

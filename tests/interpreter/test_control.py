@@ -147,6 +147,24 @@ def test_a_race_cancels_the_losers():
     assert [branches for _, branches in endpoint.cancels] == [["r.0"], ["r.2"]]
 
 
+def test_an_endpoint_that_cannot_cancel_spoils_no_race(caplog):
+    class Stubborn(ScriptedEndpoint):
+        def cancel(self, program: str, branches: Any = None) -> None:
+            raise ConnectionError("gone")
+
+    @function
+    def program(s: ProgramState):
+        forks = s.fork(2)
+        forks += lambda i: str(i) + gen("x")
+        winner = forks.race(timeout=5)
+        assert forks[0].error(5) is not None
+        return winner["x"]
+
+    endpoint = Stubborn(latency=lambda prompt, node: 0.0 if prompt == "1" else 0.5)
+    assert program.run(backend=endpoint).ret_value == "x"
+    assert "could not be told to cancel fork 0/2" in caplog.text
+
+
 def test_too_few_right_arrivals_are_an_error_with_its_cause():
     @function
     def program(s: ProgramState):
