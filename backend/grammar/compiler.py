@@ -245,6 +245,11 @@ class GrammarCache:
                 self._evict()
             return grammar
 
+    def clear(self) -> None:
+        """Forget the grammars; who uses one keeps it."""
+        with self._lock:
+            self._grammars.clear()
+
     def get(self, constraint: Constraint) -> Grammar:
         """The grammar, compiled now if need be. Raises what `compile_constraint` raises."""
         digest = _digest(constraint)

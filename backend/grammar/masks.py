@@ -174,7 +174,7 @@ def _index(vocab: Vocabulary, kind: str) -> Walker:
     return (NumbaWalker if kind == "numba" else NumpyWalker)(build_trie(vocab), vocab)
 
 
-_building = threading.Lock()
+_building = {"numba": threading.Lock(), "numpy": threading.Lock()}  # one may be slow: it compiles its code
 
 
 def index_of(vocab: Vocabulary, kind: str | None = None) -> Walker:
@@ -182,7 +182,7 @@ def index_of(vocab: Vocabulary, kind: str | None = None) -> Walker:
     kind = kind or os.environ.get("STEMMA_GRAMMAR_WALKER") or _default_kind()
     if kind not in ("numba", "numpy"):
         raise ValueError(f"STEMMA_GRAMMAR_WALKER must be 'numba' or 'numpy', got {kind!r}")
-    with _building:
+    with _building[kind]:
         return _index(vocab, kind)
 
 

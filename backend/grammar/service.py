@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from stemma.backend.grammar.adapters import backend_named
@@ -14,6 +16,8 @@ from stemma.backend.grammar.masks import index_of
 from stemma.backend.grammar.workers import Workers
 from stemma.lang.params import Constraint
 
+PATIENCE = 1.0, 3.0  # seconds from the start in which the first constraints wait for the compiled code: of a small and
+SMALL = 50_000  # of a large vocabulary
 LARGE = 100_000  # characters; looking up a longer constraint takes milliseconds
 MAX_THREADS = 64  # constraints that wait for a process at a time; others wait for a thread
 
@@ -27,8 +31,10 @@ class GrammarService:
 
     def __init__(self, vocab: Vocabulary, backend: str, workers: int, busy: Callable[[], bool] = lambda: True) -> None:
         self._workers = Workers(workers, busy=busy) if backend == "native" and workers else None
-        compile = self._workers.compile if self._workers else backend_named(backend).compile
+        compile = self._compile if self._workers else backend_named(backend).compile
         self.cache = GrammarCache(vocab, compile=compile)
+        self._warm = threading.Event()
+        self._patient_until = time.monotonic() + PATIENCE[vocab.size > SMALL]
         self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._max_threads = MAX_THREADS if self._workers else 1
@@ -76,9 +82,20 @@ class GrammarService:
             self._tasks.put(None)
 
     def _warm_up(self, vocab: Vocabulary) -> None:
-        with contextlib.suppress(Exception):  # met again, and told, by the first constraint
-            warm_up()
-            index_of(vocab)
+        try:
+            with contextlib.suppress(Exception):  # met again, and told, by the first constraint
+                warm_up()
+                index_of(vocab)
+        finally:
+            self._warm.set()
+        self.cache.clear()  # of grammars that were made without the compiled code
+
+    def _compile(self, constraint: Constraint, vocab: Vocabulary) -> Grammar:
+        """At the first start on a machine the compiled code takes long to make: until then numpy makes equal masks."""
+        assert self._workers is not None
+        ready = self._warm.wait(max(0.0, self._patient_until - time.monotonic()))
+        plain = not ready and "STEMMA_GRAMMAR_WALKER" not in os.environ
+        return self._workers.compile(constraint, vocab, walker="numpy" if plain else None)
 
     def _start_thread(self) -> None:
         """Starting one takes its time, so it is done by the thread that becomes busy, not by who has the task."""

@@ -199,7 +199,9 @@ class Workers:
             with contextlib.suppress(RuntimeError):  # said again to who needs the process
                 process.spawn()
 
-    def compile(self, constraint: Constraint, vocab: Vocabulary, *, lenient: bool = False) -> RegularGrammar:
+    def compile(
+        self, constraint: Constraint, vocab: Vocabulary, *, lenient: bool = False, walker: str | None = None
+    ) -> RegularGrammar:
         """See `compiler.compile_constraint`. RuntimeError when there is no process and none can be started."""
         value = constraint.value
         size = len(value) if isinstance(value, str) else sum(map(len, value))  # lang bounds the number of choices
@@ -208,7 +210,7 @@ class Workers:
                 f"{constraint.kind} holds {size} characters, the limit is {MAX_VALUE}; {SMALLER}",
                 param=constraint.kind,
             )
-        tokens = index_of(vocab)
+        tokens = index_of(vocab, walker)
         done = self._compiled(constraint, tokens.trie.alphabet, lenient)
         with giving_way(self._busy), naming(constraint.kind):
             dfa = tokens.automaton(FlatNfa(done.nfa), Deadline(self._limits[1], constraint.kind))
