@@ -10,14 +10,26 @@ from collections.abc import Iterable
 import numpy as np
 
 from stemma.backend.core import Plan, StepOutput
+from stemma.backend.grammar.base import Vocabulary
+from stemma.backend.grammar.compiler import compile_constraint
 from stemma.backend.messages import parse_delta
 from stemma.backend.scheduler.loop import Scheduler
 from stemma.backend.text.stream import TextStream
-from stemma.lang.errors import RequestError
-from stemma.lang.params import SamplingParams
+from stemma.lang.params import Constraint, SamplingParams
 
 VOCAB = 32_000
-TABLE: list[bytes | None] = [b"ab"] * VOCAB
+EOS = 2
+TABLE: list[bytes | None] = [None, None, None, *(b"ab%d" % (i % 500) for i in range(3, VOCAB))]
+TOKEN = 7  # what every step draws; TABLE[7] is b"ab7"
+PATTERN = "[a-z0-9 ]+"  # allows TOKEN for ever, and many others
+KINDS = {
+    "plain": "nothing but tokens",
+    "stop": "every row has a stop string",
+    "stream": "every row streams",
+    "grammar": "every row has a grammar",
+    "all": "every row has a grammar and streams, over the radix cache",
+}
+TARGETS = {("plain", 32): 300.0, ("plain", 256): 1000.0, ("all", 32): 200.0, ("all", 256): 800.0}
 
 
 class NullRunner:
@@ -27,14 +39,16 @@ class NullRunner:
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
-        self._tokens = np.full(4096, 7, np.int32)
+        self._tokens = np.full(4096, TOKEN, np.int32)
 
     def run(self, plan: Plan) -> StepOutput:
+        for _, row in plan.masks:  # a runner waits for them and reads them
+            assert row[TOKEN >> 5]
         return StepOutput(np.where(plan.sample, self._tokens[: len(plan.rows)], -1))
 
 
 class _Tokenizer:
-    bos_id, add_bos, eos_ids = 1, True, frozenset({2})
+    bos_id, add_bos, eos_ids = 1, True, frozenset({EOS})
 
     def encode_pieces(self, pieces: Iterable[tuple[str, bool]], *, start: bool = False) -> list[int]:
         return [ord(c) for text, _ in pieces for c in text]
@@ -56,12 +70,15 @@ class _Text:
 def measure(rows: int, steps: int, kind: str, repeats: int) -> tuple[float, float]:
     """Median and 95th percentile of the host time of one decode step, in microseconds."""
     times: list[float] = []
+    vocab = Vocabulary(TABLE, VOCAB, frozenset({EOS}), lambda text: [])
+    constraint = Constraint("regex", PATTERN)
     for _ in range(repeats):
         context = steps + 256
+        grammar = compile_constraint(constraint, vocab) if kind in ("grammar", "all") else None
         scheduler = Scheduler(
             NullRunner(rows * context + 1),
             _Text(),
-            lambda c, done: done(RequestError("none")),
+            lambda c, done, made=grammar: done(made or RuntimeError("no grammar was asked for")),
             context=context,
             max_rows=rows,
         )
@@ -69,7 +86,9 @@ def measure(rows: int, steps: int, kind: str, repeats: int) -> tuple[float, floa
             params: dict[str, object] = {"max_new_tokens": steps + 50, "temperature": 0.7, "seed": i}
             if kind == "stop":
                 params["stop"] = ["zzz"]
-            node = {"kind": "gen", "params": params, "stream": kind == "stream"}
+            node: dict[str, object] = {"kind": "gen", "params": params, "stream": kind in ("stream", "all")}
+            if grammar is not None:
+                node["constraint"] = {"kind": constraint.kind, "value": constraint.value}
             branch = {"id": "r", "nodes": [{"kind": "text", "text": "x" * 64 + chr(97 + i % 26)}, node]}
             scheduler.submit(parse_delta({"program": str(i), "branches": [branch], "end": True}), lambda event: None)()
         while len(scheduler.memory.running) < rows or scheduler.memory.changed:
@@ -78,6 +97,7 @@ def measure(rows: int, steps: int, kind: str, repeats: int) -> tuple[float, floa
             begin = time.perf_counter()
             scheduler.step()
             times.append((time.perf_counter() - begin) * 1e6)
+        assert len(scheduler.memory.running) == rows, "a row has ended"
     return statistics.median(times), statistics.quantiles(times, n=20)[-1]
 
 
@@ -85,16 +105,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="stemma bench scheduler",
         description="Host time of one decode step: the whole scheduler, with a runner that returns at once.",
+        epilog="kinds: " + "; ".join(f"{name}: {about}" for name, about in KINDS.items()),
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 32, 256], help="branches in the step")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="what the rows ask for")
     parser.add_argument("--steps", type=int, default=300, help="steps timed in each repeat")
     parser.add_argument("--repeats", type=int, default=3, help="fresh schedulers")
     args = parser.parse_args(argv)
-    limits = {32: 300.0, 256: 1000.0}
     print(f"{'rows':>5} {'kind':>8} {'median µs':>10} {'p95 µs':>8} {'target µs':>10}")
     for rows in args.rows:
-        for kind in ("plain", "stop", "stream"):
+        for kind in args.kinds:
             median, p95 = measure(rows, args.steps, kind, args.repeats)
-            target = f"{limits[rows]:.0f}" if rows in limits and kind == "plain" else "-"
-            print(f"{rows:>5} {kind:>8} {median:>10.1f} {p95:>8.1f} {target:>10}")
+            target = TARGETS.get((kind, rows))
+            print(f"{rows:>5} {kind:>8} {median:>10.1f} {p95:>8.1f} {f'{target:.0f}' if target else '-':>10}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from stemma.backend.grammar.shortest import ShortestTexts, fewest_tokens, unspel
 FINISHED = -3  # the state behind EOS
 MAX_FORCED = 256  # tokens that one call of `forced` gives at most
 _MEMO_SIZE = 200_000
+_new = tuple.__new__  # a named tuple's own constructor takes twice as long
 
 
 class Position(NamedTuple):
@@ -26,6 +28,21 @@ class Position(NamedTuple):
     token: int
     length: int
     before: Position | None
+
+
+class Facts:
+    """What holds in a state, whatever was accepted before it.
+
+    plain: nothing is forced here and the text goes on: no canonical token, not a single token, not finished.
+    after: from a plain state, tokens that lead to another plain state, and that state's facts.
+    """
+
+    __slots__ = ("after", "plain", "row", "state")
+
+    def __init__(self, state: int, plain: bool) -> None:
+        self.state, self.plain = state, plain
+        self.after: dict[int, Facts] = {}
+        self.row: weakref.ref[NDArray[np.int32]] | None = None  # the mask cache decides what is kept
 
 
 class RegularGrammar:
@@ -46,6 +63,8 @@ class RegularGrammar:
         self._completions: dict[tuple[int, tuple[int, ...]], tuple[int, ...]] = {}
         self._shortest: ShortestTexts | None = None
         self._drafts: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        self._facts: dict[int, Facts] = {}
+        self._links = 0  # entries of all `Facts.after`
 
     def matcher(self) -> RegularMatcher:
         return RegularMatcher(self, Position(0, -1, 0, None))
@@ -53,7 +72,7 @@ class RegularGrammar:
     @property
     def nbytes(self) -> int:
         """About how much memory the grammar and its caches hold now."""
-        memos = 120 * len(self._steps) + 100 * len(self._forced_bytes)
+        memos = 120 * (len(self._steps) + self._links) + 100 * len(self._forced_bytes) + 400 * len(self._facts)
         memos += 250 * (len(self._canonical) + len(self._drafts) + 4 * len(self._completions))
         shortest = self._shortest.nbytes if self._shortest else 0
         return self.dfa.nbytes + self.masks.nbytes + memos + shortest
@@ -66,6 +85,38 @@ class RegularGrammar:
             text = self._text(token)
             after = self.dfa.run(state, text) if text else DEAD
             _remember(self._steps, key, after)
+        return after
+
+    def facts(self, state: int) -> Facts:
+        known = self._facts.get(state)
+        if known is None:
+            plain = state != FINISHED and not self._forced_from(state) and not self._ends_or_has_one(state)
+            known = Facts(state, plain)
+            _remember(self._facts, state, known)
+        return known
+
+    def _ends_or_has_one(self, state: int) -> bool:
+        """Of a state without forced text: at most one token may follow, EOS included."""
+        accepting = bool(self.dfa.accepting[state])
+        if self.covers_bytes:  # with every byte a token, two live bytes are two tokens
+            return accepting and not self.dfa.has_next(state)
+        return self.masks.count(state) <= (0 if accepting else 1)
+
+    def link(self, facts: Facts, token: int) -> Facts | None:
+        """The facts behind a token, if both states are plain; remembered in `facts.after`."""
+        if not facts.plain or token in self.vocab.eos_ids:
+            return None
+        state = self.advance(facts.state, token)
+        if state == DEAD:
+            return None
+        after = self.facts(state)
+        if not after.plain:
+            return None
+        if self._links >= _MEMO_SIZE:
+            self._facts.clear()  # those that a matcher stands on live on with it
+            self._links = 0
+        facts.after[token] = after
+        self._links += 1
         return after
 
     def _text(self, token: int) -> bytes | None:
@@ -179,13 +230,41 @@ def _last_tokens(position: Position) -> tuple[int, ...]:
 class RegularMatcher:
     """See `base.Matcher`. If the vocabulary cannot spell what must follow, the matcher is finished and not complete."""
 
-    __slots__ = ("_grammar", "_position")
+    __slots__ = ("_facts", "_grammar", "_position")
 
     def __init__(self, grammar: RegularGrammar, position: Position) -> None:
         self._grammar = grammar
         self._position = position
+        self._facts: Facts | None = None  # of the position's state, once `step` has been there
+
+    def step(self, token_id: int) -> bool:
+        """`accept` for the common case: the token is allowed, and before and behind it nothing is forced and nothing
+        ends, so that `forced` and `is_finished` need not be asked. False, and no change, in every other case."""
+        facts, position = self._facts, self._position
+        if facts is None:
+            facts = self._grammar.facts(position.state)
+        after = facts.after.get(token_id)
+        if after is None:
+            after = self._grammar.link(facts, token_id)
+            if after is None:
+                return False
+        self._position = _new(Position, (after.state, token_id, position.length + 1, position))
+        self._facts = after
+        return True
+
+    def ready(self) -> NDArray[np.int32] | None:
+        """`mask`, if it is at hand without any work; else None."""
+        facts = self._facts
+        return None if facts is None or facts.row is None else facts.row()
 
     def mask(self) -> NDArray[np.int32]:
+        facts = self._facts
+        if facts is not None and facts.plain:
+            row = None if facts.row is None else facts.row()
+            if row is None:
+                row = self._grammar.masks.row(facts.state)
+                facts.row = weakref.ref(row)
+            return row
         grammar, state = self._grammar, self._position.state
         if state == FINISHED:
             return grammar.masks.eos_row
@@ -209,6 +288,7 @@ class RegularMatcher:
             if after == DEAD:
                 return False
         self._position = Position(after, token_id, position.length + 1, position)
+        self._facts = None
         return True
 
     def forced(self) -> list[int]:
@@ -255,6 +335,7 @@ class RegularMatcher:
             assert position.before is not None
             position = position.before
         self._position = position
+        self._facts = None
 
     def clone(self) -> RegularMatcher:
         return RegularMatcher(self._grammar, self._position)

@@ -39,6 +39,7 @@ class TextOut(Protocol):
     """The text of one generation as it grows (`text.stream.TextStream`)."""
 
     def push(self, token_id: int) -> Any: ...
+    def push_new(self, token_id: int) -> str: ...
     def new_text(self, final: bool = False) -> str: ...
     def text(self) -> str: ...
     def kept(self) -> tuple[int, str]: ...
@@ -66,6 +67,9 @@ class Work:
     match_limit: int = 1 << 30  # most tokens that may come from the cache (input logprobs need the rest computed)
     marker: int = -1  # the special token that the constraint begins behind
     matcher: Matcher | None = None
+    step: Callable[[int], bool] | None = None  # the matcher's own, if it has one: see `RegularMatcher.step`
+    ready: Callable[[], Int32 | None] | None = None  # likewise
+    lean: bool | None = None  # its tokens may take the short way through `Output`; None: not asked yet
     mask_error: Exception | None = None  # why the matcher's row for the next token could not be made
     warnings: tuple[str, ...] = ()  # what the constraint says that does not bind
     fixed_len: int = 0  # the prompt, and what the grammar forces right behind it: known before the first step

@@ -339,6 +339,8 @@ class Graph:
             work.warnings = getattr(made, "warnings", ())  # other engines' grammars have none
             if work.marker >= 0:
                 work.matcher = AfterToken(work.matcher, work.marker, self.vocab_size, self.tokenizer.eos_ids)
+            work.step = getattr(work.matcher, "step", None)
+            work.ready = getattr(work.matcher, "ready", None)
             over = self.begin(branch)
         except StemmaError as error:
             self.fail(branch, error)

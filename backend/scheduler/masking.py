@@ -72,8 +72,18 @@ class StepMasks:
             yield wanted.index, row
 
     def start(self) -> None:
-        """Let the thread begin, if there is to be one. The runner is about to launch the step."""
-        self._masker.lend(self)
+        """Take the rows that are at hand, and let the thread begin with the rest, if there is to be one. The runner is
+        about to launch the step."""
+        rows, missing = self._rows, deque[int]()
+        for k, wanted in enumerate(self._wanted):
+            ready = wanted.work.ready
+            if wanted.hold or wanted.known is not None or ready is None or (row := ready()) is None:
+                missing.append(k)
+            else:
+                rows[k] = row
+        self._todo = missing
+        if missing:
+            self._masker.lend(self)
 
     def finish(self) -> None:
         """Wait until all rows are worked out, and count the wait. In the scheduler's thread."""
@@ -144,10 +154,10 @@ class Masker:
 
     def row(self, wanted: Wanted) -> Int32:
         """int32[words], read-only or new. An error is left in `work` for `Output`, and the row allows nothing."""
-        work, mask = wanted.work, wanted.known
-        if mask is None and work.matcher is not None:
+        work, mask, matcher = wanted.work, wanted.known, wanted.work.matcher
+        if mask is None and matcher is not None:
             try:
-                mask = work.matcher.mask()
+                mask = matcher.mask()
             except Exception as error:  # a grammar that grew too large fails its own branch only
                 work.mask_error = error
                 return self._nothing

@@ -60,10 +60,52 @@ class Output:
         if first.any():
             rows.t_first[row[first]] = time.perf_counter()
         ended = (self._is_eos[token] & ~rows.ignore_eos[row]) | (position + 1 >= rows.limit[row])
-        for k in np.flatnonzero(ended | rows.special[row]).tolist():
-            self._try(rows.branch[int(row[k])], [int(token[k])])
+        look = np.flatnonzero(ended | rows.special[row])
+        if look.size:
+            self._look(row[look].tolist(), token[look].tolist(), ended[look].tolist())
         for branch, tokens in agreed:
             self._try(branch, tokens, appended=False)
+
+    def _look(self, rows: list[int], tokens: list[int], ended: list[bool]) -> None:
+        """Rows whose token needs a look. Most go a short way: nothing ends, the grammar steps on, text is streamed."""
+        branches = self.memory.rows.branch
+        for row, token, over in zip(rows, tokens, ended, strict=True):
+            branch = branches[row]
+            if over or branch is None or (work := branch.work) is None:
+                self._try(branch, [token])
+                continue
+            lean = work.lean
+            if lean is None:
+                lean = work.lean = self._is_lean(work)
+            try:
+                if not lean or work.mask_error is not None or (work.step is not None and not work.step(token)):
+                    self._try(branch, [token])
+                    continue
+            except Exception:  # the long way meets it too, and fails this branch only
+                self._try(branch, [token])
+                continue
+            if work.stream:
+                self._stream_one(branch, work, token)
+
+    def _is_lean(self, work: Work) -> bool:
+        """All that can happen to a token, unless its row ends: the grammar takes a plain step, and it is streamed."""
+        params = work.params
+        if params is None or work.stop_ids or params.stop or work.logprobs is not None:
+            return False
+        if work.matcher is not None:
+            return work.step is not None and not self.draft and not params.finish_in_budget
+        return True
+
+    def _stream_one(self, branch: Branch, work: Work, token: int) -> None:
+        """`_stream` of a row that got this token and no other since the last time."""
+        text = work.text
+        assert text is not None
+        if not work.sent:  # the first says more
+            text.push(token)
+            self._stream(branch, work)
+            return
+        work.sent += 1
+        branch.emit(work.node, "delta", text=text.push_new(token), ids=[token])
 
     def settle(self, branch: Branch | None) -> None:
         """A row that samples nothing has computed all it was asked for."""

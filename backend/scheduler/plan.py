@@ -28,6 +28,7 @@ class Planner:
         self._groups: list[Group] = []
         self._decode_only = False
         self._special: list[tuple[int, Branch]] = []
+        self._wanted: list[Wanted] | None = None  # the masks of every step while nothing changes, if known
         self.settled: list[Branch] = []  # branches with a row and nothing left to compute: wholly cached, no sampling
 
     def build(self) -> Plan | None:
@@ -180,9 +181,16 @@ class Planner:
             sample = rows.sample[index]
         masks: list[Wanted] = []
         wants: list[LogprobRequest] = []
+        if not steady:
+            self._wanted = None
         verify = [self._verify(d + k, branch, drafted) for k, (branch, _, drafted) in enumerate(extends) if drafted]
-        for i, branch in self._special:
-            self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
+        if steady and self._wanted is not None:
+            masks = self._wanted
+        else:
+            for i, branch in self._special:
+                self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
+            if steady and self._only_masks():
+                self._wanted = masks
         return Plan(
             step=self.step,
             rows=index,
@@ -200,6 +208,17 @@ class Planner:
             logprobs=wants,
             groups=self._groups,
             verify=verify,
+        )
+
+    def _only_masks(self) -> bool:
+        """All that the special rows want is the mask of their next token, in every step until something changes."""
+        return all(
+            b.work is not None
+            and b.work.params is not None
+            and b.work.matcher is not None
+            and b.work.logprobs is None
+            and not b.work.params.min_new_tokens
+            for _, b in self._special
         )
 
     def _verify(self, i: int, branch: Branch, count: int) -> Verify:

@@ -39,6 +39,19 @@ class TextStream:
                 self.match = self._stops.push_bytes(data)
         return self.match
 
+    def push_new(self, token_id: int) -> str:
+        """`push` and `new_text` in one, for a stream without stop strings."""
+        assert self._stops is None
+        self._ids.append(token_id)
+        data = self._table[token_id] if token_id < len(self._table) else None
+        if not data:
+            return self.new_text()
+        buffer, sent = self._data, self._sent
+        fresh = data if sent == len(buffer) else buffer[sent:] + data
+        buffer += data
+        self._sent = len(buffer)
+        return self._decoder.push_bytes(fresh)
+
     @property
     def _safe(self) -> int:
         """Bytes that are certain to stay."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 import random
 import re
 
+import numpy as np
 import pytest
 
-from stemma.backend.grammar.base import Grammar, Matcher
+from stemma.backend.grammar.base import Grammar, Matcher, Vocabulary
+from stemma.backend.grammar.compiler import compile_constraint
+from stemma.backend.grammar.matcher import RegularMatcher
+from stemma.lang.params import Constraint
 
 FORCED_PATTERNS = [
     r'\{"name": "[a-z]{1,8}", "order": \{"orderId": [0-9]{1,5}, "orderName": "(first|second)"\}, "ok": (true|false)\}',
@@ -278,3 +282,36 @@ def test_rollback_and_clone_agree_with_replaying(world, pattern: str) -> None:
         assert replay.forced() == branch.forced()
         assert replay.is_complete() == branch.is_complete()
         assert replay.is_finished() == branch.is_finished()
+
+
+STEP_PATTERNS = ["[a-z ]+", "(yes|no|maybe) sir", "[0-9]{1,4}", "a{3}b*", r"x[^y]*y", "(ab|ac)+d?", "q"]
+
+
+@pytest.mark.parametrize("pattern", STEP_PATTERNS)
+@pytest.mark.parametrize("every_byte", [True, False])
+def test_a_plain_step_is_an_accept_with_nothing_forced_and_nothing_ended(pattern: str, every_byte: bool):
+    """`step` says yes only where `accept` would, leaves the same position, and there is nothing else to ask there."""
+    texts: list[bytes | None] = [None, b"ab", b"ac", b"yes", b" sir", b"12", b"xx", b"y", b"aa", b"q", b"no"]
+    texts += [bytes([b]) for b in range(256)] if every_byte else [b"a", b"b", b"x", b"0", b"may", b"be", b"s", b" "]
+    vocab = Vocabulary(texts, len(texts) + 3, frozenset({0}), lambda text: [])
+    grammar = compile_constraint(Constraint("regex", pattern), vocab)
+    rng = random.Random(pattern)
+    stepped = 0
+    for _ in range(60):
+        quick, slow = grammar.matcher(), grammar.matcher()
+        assert isinstance(quick, RegularMatcher)
+        for _ in range(12):
+            allowed = np.flatnonzero(np.unpackbits(slow.mask().view(np.uint8), bitorder="little")).tolist()
+            token = rng.choice(allowed) if allowed and rng.random() < 0.9 else rng.randrange(len(texts))
+            ok = slow.accept(token)
+            forced, finished = slow.forced(), slow.is_finished()
+            if quick.step(token):
+                stepped += 1
+                assert ok and not forced and not finished
+            else:
+                assert quick.accept(token) == ok
+            assert (quick.mask() == slow.mask()).all()
+            assert quick.forced() == forced and quick.is_finished() == finished
+            if not ok or finished:
+                break
+    assert stepped or pattern in ("(yes|no|maybe) sir", "q", "a{3}b*")

@@ -144,3 +144,20 @@ def test_streamed_parts_equal_the_text_and_the_kept_ids_and_tail_spell_it(seed):
     parts.append(stream.new_text(final=True))
     n, tail = stream.kept()
     assert "".join(parts) == stream.text() == b"".join(tokens[i] for i in ids[:n]).decode() + tail
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_push_new_is_push_and_new_text(seed):
+    rng = random.Random(seed)
+    tokens = table(*BYTES, "é東".encode(), b"abc", None, b"")
+    quick, slow = TextStream(tokens), TextStream(tokens)
+    parts: list[str] = []
+    for _ in range(80):
+        token = rng.choice([*range(256, 262), *"é😀a".encode()])
+        slow.push(token)
+        if rng.random() < 0.7:
+            parts.append(quick.push_new(token))
+        else:
+            quick.push(token)
+        assert quick.kept() == slow.kept() and quick.text() == slow.text()
+    assert "".join(parts) + quick.new_text(final=True) == slow.text()
