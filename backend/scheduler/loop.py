@@ -38,6 +38,8 @@ class Scheduler:
         policy: str = "lpm",
         conservativeness: float = 0.3,
         radix: bool = True,
+        page_size: int = 1,
+        eviction: str = "lru",
         jump_forward: bool = True,
         mask_overlap: bool = True,
         draft: str = "off",
@@ -45,8 +47,8 @@ class Scheduler:
         lease: float = 60.0,
     ) -> None:
         self.runner = runner
-        self.slots = SlotAllocator(runner.num_slots)
-        self.cache: PrefixCache = RadixCache(self.slots) if radix else NoCache()
+        self.slots = SlotAllocator(runner.num_slots, page_size)
+        self.cache: PrefixCache = RadixCache(self.slots, eviction) if radix else NoCache()
         self.rows = Rows(max_rows, context, runner.vocab_size)
         self.memory = Memory(self.rows, self.slots, self.cache, policy, conservativeness)
         self.graph = Graph(
@@ -115,6 +117,8 @@ class Scheduler:
             "cached_slots": self.cache.size,
             "evictable_slots": self.cache.evictable,
             "total_slots": self.slots.total,
+            "cache_nodes": self.cache.node_count,
+            **self.cache.stats.figures(),
             "retractions": self.memory.retractions,
             "tokens_computed": self.tokens_computed,
             **self.masker.figures(),
