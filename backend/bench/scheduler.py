@@ -53,17 +53,18 @@ class _Text:
         return TextStream(TABLE, params.stop, params.no_stop_trim)
 
 
-def measure(rows: int, steps: int, kind: str, repeats: int) -> tuple[float, float]:
+def measure(rows: int, steps: int, kind: str, repeats: int, page_size: int = 1) -> tuple[float, float]:
     """Median and 95th percentile of the host time of one decode step, in microseconds."""
     times: list[float] = []
     for _ in range(repeats):
         context = steps + 256
         scheduler = Scheduler(
-            NullRunner(rows * context + 1),
+            NullRunner((rows + 1) * context),
             _Text(),
             lambda c, done: done(RequestError("none")),
             context=context,
             max_rows=rows,
+            page_size=page_size,
         )
         for i in range(rows):
             params: dict[str, object] = {"max_new_tokens": steps + 50, "temperature": 0.7, "seed": i}
@@ -88,13 +89,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 32, 256], help="branches in the step")
     parser.add_argument("--steps", type=int, default=300, help="steps timed in each repeat")
+    parser.add_argument("--page-size", type=int, default=1, help="tokens in a page of the KV pool")
     parser.add_argument("--repeats", type=int, default=3, help="fresh schedulers")
     args = parser.parse_args(argv)
     limits = {32: 300.0, 256: 1000.0}
     print(f"{'rows':>5} {'kind':>8} {'median µs':>10} {'p95 µs':>8} {'target µs':>10}")
     for rows in args.rows:
         for kind in ("plain", "stop", "stream"):
-            median, p95 = measure(rows, args.steps, kind, args.repeats)
+            median, p95 = measure(rows, args.steps, kind, args.repeats, args.page_size)
             target = f"{limits[rows]:.0f}" if rows in limits and kind == "plain" else "-"
             print(f"{rows:>5} {kind:>8} {median:>10.1f} {p95:>8.1f} {target:>10}")
     return 0

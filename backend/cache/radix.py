@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from stemma.backend.cache.base import CacheStats, Match, Namespace
-from stemma.backend.cache.slots import SlotAllocator
+from stemma.backend.cache.slots import SlotAllocator, distinct
 from stemma.backend.core import Int32
 
 _EMPTY = np.empty(0, np.int32)
@@ -308,15 +308,15 @@ class RadixCache:
             if node.locks == 0:
                 evictable += len(node.ids)
                 assert node.children or node.offered, "an evictable leaf is not in the heap"
-                assert not node.offered or offered[id(node)] <= self._rank(node), "a node's place in the heap is too late"
+                assert not node.offered or offered[id(node)] <= self._rank(node), (
+                    "a node's place in the heap is too late"
+                )
         assert size == self._size, (size, self._size)
         assert evictable == self._evictable, (evictable, self._evictable)
         assert count == self._nodes, (count, self._nodes)
         slots = self.all_slots()
-        assert len(np.unique(slots)) == len(slots), "two nodes own one slot"
-        offsets = np.arange(len(slots), dtype=np.int32) % page  # all parts are whole pages
-        first = slots[::page].repeat(page)
-        assert (slots == first + offsets).all() and not (first % page).any(), "a page is torn"
+        assert distinct(slots), "two nodes own one slot"
+        assert (slots == self._allocator.whole(slots)).all() and not (slots[::page] % page).any(), "a page is torn"
 
 
 def handle_length(handle: Any) -> int:

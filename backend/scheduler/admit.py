@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stemma.backend.cache.slots import distinct
 from stemma.backend.scheduler.branch import Branch, State
 from stemma.backend.scheduler.policy import order_waiting
 
@@ -323,5 +324,5 @@ class Memory:
             assert self.rows.tree_len[row] % size == 0, "a row shares a part of a page"
         owned = np.concatenate(parts)
         assert len(owned) == self.slots.total, f"{len(owned)} slots accounted for, {self.slots.total} exist"
-        assert len(np.unique(owned)) == self.slots.total, "a slot has two owners"
+        assert distinct(owned), "a slot has two owners"
         assert len(self.running) + self.rows.free_count == self.rows.max_rows
