@@ -89,9 +89,7 @@ class EngineConfig:
                 raise RequestError(f"{name} must be an integer >= 1, got {value!r}", param=name)
         size = self.page_size
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_PAGE or size & (size - 1):
-            raise RequestError(
-                f"page_size must be a power of two in [1, {MAX_PAGE}], got {size!r}", param="page_size"
-            )
+            raise RequestError(f"page_size must be a power of two in [1, {MAX_PAGE}], got {size!r}", param="page_size")
         if self.max_total_tokens is not None and self.max_total_tokens < self.page_size:
             raise RequestError(
                 f"max_total_tokens must be at least one page of {self.page_size} tokens (page_size), got "

@@ -207,8 +207,8 @@ class RadixCache:
         return node
 
     def _split(self, node: Node, at: int) -> Node:
-        """Cut `node` in two at `at`; returns the upper part, equally recent and as often used. Handles on the lower part
-        keep pinning both."""
+        """Cut `node` in two at `at`; returns the upper part, equally recent and as often used. Handles on the lower
+        part keep pinning both."""
         parent = node.parent
         assert parent is not None and 0 < at < len(node.ids) and at % self._page == 0
         upper = Node(parent, node.ids[:at].copy(), node.slots[:at].copy(), node.tick)

@@ -43,7 +43,7 @@ def test_a_page_size_is_a_power_of_two(wrong: Any):
 def test_a_pool_holds_whole_pages_behind_the_padding_page():
     assert SlotAllocator(64, 16).total == 48
     assert SlotAllocator(79, 16).total == 48
-    with pytest.raises(ValueError, match="at least 32 .*whole page of 16.*got 31"):
+    with pytest.raises(ValueError, match=r"at least 32 .*whole page of 16.*got 31"):
         SlotAllocator(31, 16)
 
 

@@ -31,7 +31,7 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str):
 
 def test_an_engine_with_pages_answers_as_one_without(tiny_model: Path):
     prompt, params = (
-        "once upon a time there was a long enough prompt to share",
+        "once upon a time there was a prompt long enough",
         {"max_new_tokens": 12, "temperature": 0},
     )
     answers = []

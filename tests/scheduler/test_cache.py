@@ -194,7 +194,7 @@ def test_an_idle_engine_finds_a_broken_invariant_and_says_which(now: list[float]
     now[0] += 100.0
     assert not scheduler.step()  # nothing has run since the last check
     scheduler.submit(parse_delta(one(text("xyz"), gen(max_new_tokens=1), program="r")), lambda e: None)()
-    with pytest.raises(RuntimeError, match="integrity check of the KV cache failed: .* slots accounted for"):
+    with pytest.raises(RuntimeError, match=r"integrity check of the KV cache failed: .* slots accounted for"):
         while scheduler.step():
             pass
 
