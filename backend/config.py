@@ -8,6 +8,7 @@ from typing import Any
 
 from stemma.lang.errors import RequestError
 
+MAX_PAGE = 256  # tokens
 DEMO_MODEL = Path(__file__).parent / "demo_model"
 
 
@@ -30,7 +31,12 @@ class EngineConfig:
     device: str = _opt("auto", "where the model runs", ("auto", "cpu", "cuda"))
     context_length: int | None = _opt(None, "longest sequence in tokens; default: the model's")
     max_running_requests: int = _opt(256, "most branches in one step")
-    max_total_tokens: int | None = _opt(None, "KV slots; default: what fits in memory, at least one full context")
+    max_total_tokens: int | None = _opt(
+        None, "KV slots, rounded down to whole pages; default: what fits in memory, at least one full context"
+    )
+    page_size: int = _opt(
+        1, "tokens in a page of the KV pool, a power of two up to 256; only whole pages are shared between prompts"
+    )
     chunked_prefill_size: int = _opt(2048, "most prompt tokens computed in one step")
     schedule_policy: str = _opt(
         "lpm", "order of the waiting queue: longest prefix match, or first come", ("lpm", "fcfs")
@@ -40,6 +46,12 @@ class EngineConfig:
         "share of a running branch's remaining max_new_tokens kept free at admission; higher means fewer retractions",
     )
     disable_radix_cache: bool = _opt(False, "compute every prompt in full")
+    radix_eviction_policy: str = _opt(
+        "lru",
+        "which cached prefix is given up first: the least recently used, the least often used, or 'slru': those used "
+        "fewer than two times, then the others",
+        ("lru", "lfu", "slru"),
+    )
     grammar_backend: str = _opt(
         "native", "engine of constraints; the others are optional extras", ("native", "llguidance", "xgrammar")
     )
@@ -75,6 +87,21 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise RequestError(f"{name} must be an integer >= 1, got {value!r}", param=name)
+        size = self.page_size
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_PAGE or size & (size - 1):
+            raise RequestError(f"page_size must be a power of two in [1, {MAX_PAGE}], got {size!r}", param="page_size")
+        if self.max_total_tokens is not None and self.max_total_tokens < self.page_size:
+            raise RequestError(
+                f"max_total_tokens must be at least one page of {self.page_size} tokens (page_size), got "
+                f"{self.max_total_tokens}",
+                param="max_total_tokens",
+            )
+        if self.disable_radix_cache and self.radix_eviction_policy != "lru":
+            raise RequestError(
+                f"radix_eviction_policy={self.radix_eviction_policy!r} needs the radix cache, which "
+                "disable_radix_cache turns off",
+                param="radix_eviction_policy",
+            )
         if (
             isinstance(self.grammar_workers, bool)
             or not isinstance(self.grammar_workers, int)

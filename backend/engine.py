@@ -77,6 +77,7 @@ class Engine:
             max_total_tokens=config.max_total_tokens,
             context_length=config.context_length,
             max_running_requests=config.max_running_requests,
+            page_size=config.page_size,
             seed=config.random_seed,
             num_threads=config.num_threads,
         )
@@ -99,6 +100,8 @@ class Engine:
             policy=config.schedule_policy,
             conservativeness=config.schedule_conservativeness,
             radix=not config.disable_radix_cache,
+            page_size=config.page_size,
+            eviction=config.radix_eviction_policy,
             jump_forward=not config.disable_jump_forward,
             mask_overlap=not config.disable_mask_overlap,
             draft=config.draft,

@@ -75,6 +75,7 @@ class GraphDelta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     branches: list[BranchDelta] = []
     end: bool = False
     tokens: bool = False  # from here on, `done` also tells the ids of the prompt
+    cache_salt: str | None = None  # programs share cached prefixes only with those of the same salt; set once
 
 
 _JSON = msgspec.json.Decoder(GraphDelta)
@@ -90,6 +91,19 @@ def parse_delta(given: GraphDelta | Mapping[str, Any] | bytes) -> GraphDelta:
         return msgspec.convert(given, GraphDelta)
     except msgspec.DecodeError as error:  # ValidationError is one
         raise RequestError(f"malformed program graph: {error}") from None
+
+
+MAX_SALT = 1024  # characters
+
+
+def check_salt(given: Any) -> str | None:
+    """A `cache_salt`: null, or a string that is not empty. Raises RequestError."""
+    if given is not None and not (isinstance(given, str) and 0 < len(given) <= MAX_SALT):
+        shown = f"{len(given)} characters" if isinstance(given, str) and given else repr(given)
+        raise RequestError(
+            f"cache_salt must be a string of 1 to {MAX_SALT} characters, got {shown}", param="cache_salt"
+        )
+    return given
 
 
 _KINDS = (RequestError, CancelledError, EndpointError)

@@ -13,7 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from stemma.backend.messages import BranchDelta, GenNode, GraphDelta, IdsNode, LogprobOptions, Node, TextNode
+from stemma.backend.messages import (
+    BranchDelta,
+    GenNode,
+    GraphDelta,
+    IdsNode,
+    LogprobOptions,
+    Node,
+    TextNode,
+    check_salt,
+)
 from stemma.lang.errors import CancelledError, ConstraintError, EndpointError, EngineDeadError, RequestError
 from stemma.lang.params import Constraint, SamplingParams
 
@@ -44,7 +53,7 @@ UNSUPPORTED_SAMPLING: dict[str, tuple[Any, ...]] = {
 }
 FIELDS = (
     "text", "input_ids", "sampling_params", "rid", "stream", "return_logprob", "logprob_start_len", "top_logprobs_num",
-    "token_ids_logprob", "return_text_in_logprobs", "log_metrics",
+    "token_ids_logprob", "return_text_in_logprobs", "log_metrics", "cache_salt",
 )  # fmt: skip
 CONSTRAINT_OPTIONS = ("lenient", "whitespace")  # of json_schema and structural_tag
 _SAMPLING_FIELDS = {f.name for f in fields(SamplingParams)} | {
@@ -62,6 +71,7 @@ class Item:
     params: SamplingParams
     constraint: Constraint | None = None
     logprobs: LogprobOptions | None = None
+    cache_salt: str | None = None
     program: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -91,12 +101,15 @@ class GenerateRequest:
             raise RequestError(f"n must be the same for all prompts of a batch, got {sorted(samples)}", param="n")
         rids = _rids(body.get("rid"), count, batch)
         logprobs = _logprobs(body, count, batch)
+        salts = _spread("cache_salt", body, count, batch, None, lambda v: isinstance(v, str), "a string")
         check_flag("log_metrics", body.get("log_metrics"), True)
         n = samples.pop()
         return cls(
             items=tuple(
-                Item(rid, (prompt,), params, constraint, wanted)
-                for rid, prompt, (params, constraint, _), wanted in zip(rids, prompts, parsed, logprobs, strict=True)
+                Item(rid, (prompt,), params, constraint, wanted, check_salt(salt))
+                for rid, prompt, (params, constraint, _), wanted, salt in zip(
+                    rids, prompts, parsed, logprobs, salts, strict=True
+                )
             ),
             n=n,
             stream=check_flag("stream", body.get("stream"), False),
@@ -106,7 +119,9 @@ class GenerateRequest:
 
     def deltas(self) -> list[GraphDelta]:
         """One whole program for each prompt: branch `r`, and for n > 1 a child branch for each sample."""
-        return [GraphDelta(item.program, self._branches(item), end=True) for item in self.items]
+        return [
+            GraphDelta(item.program, self._branches(item), end=True, cache_salt=item.cache_salt) for item in self.items
+        ]
 
     def _branches(self, item: Item) -> list[BranchDelta]:
         if self.n == 1:

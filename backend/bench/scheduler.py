@@ -67,7 +67,7 @@ class _Text:
         return TextStream(TABLE, params.stop, params.no_stop_trim)
 
 
-def measure(rows: int, steps: int, kind: str, repeats: int) -> tuple[float, float]:
+def measure(rows: int, steps: int, kind: str, repeats: int, page_size: int = 1) -> tuple[float, float]:
     """Median and 95th percentile of the host time of one decode step, in microseconds."""
     times: list[float] = []
     vocab = Vocabulary(TABLE, VOCAB, frozenset({EOS}), lambda text: [])
@@ -76,11 +76,12 @@ def measure(rows: int, steps: int, kind: str, repeats: int) -> tuple[float, floa
         context = steps + 256
         grammar = compile_constraint(constraint, vocab) if kind in ("grammar", "all") else None
         scheduler = Scheduler(
-            NullRunner(rows * context + 1),
+            NullRunner((rows + 1) * context),
             _Text(),
             lambda c, done, made=grammar: done(made or RuntimeError("no grammar was asked for")),
             context=context,
             max_rows=rows,
+            page_size=page_size,
         )
         for i in range(rows):
             params: dict[str, object] = {"max_new_tokens": steps + 50, "temperature": 0.7, "seed": i}
@@ -110,12 +111,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 32, 256], help="branches in the step")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="what the rows ask for")
     parser.add_argument("--steps", type=int, default=300, help="steps timed in each repeat")
+    parser.add_argument("--page-size", type=int, default=1, help="tokens in a page of the KV pool")
     parser.add_argument("--repeats", type=int, default=3, help="fresh schedulers")
     args = parser.parse_args(argv)
     print(f"{'rows':>5} {'kind':>8} {'median µs':>10} {'p95 µs':>8} {'target µs':>10}")
     for rows in args.rows:
         for kind in args.kinds:
-            median, p95 = measure(rows, args.steps, kind, args.repeats)
+            median, p95 = measure(rows, args.steps, kind, args.repeats, args.page_size)
             target = TARGETS.get((kind, rows))
             print(f"{rows:>5} {kind:>8} {median:>10.1f} {p95:>8.1f} {f'{target:.0f}' if target else '-':>10}")
     return 0

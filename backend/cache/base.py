@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,12 +25,31 @@ class Match:
     offset: int
 
 
+@dataclass(slots=True)
+class CacheStats:
+    """Counters since the start, in tokens. Probes (a `match` that nobody uses) are not counted."""
+
+    lookup_tokens: int = 0  # of the sequences that asked for their prefix
+    hit_tokens: int = 0  # of them, those that the cache had
+    inserted_tokens: int = 0
+    evicted_tokens: int = 0
+
+    def figures(self) -> dict[str, Any]:
+        """JSON-ready, each name with `cache_` before it, and the share of looked-up tokens that were there."""
+        rate = self.hit_tokens / self.lookup_tokens if self.lookup_tokens else 0.0
+        return {f"cache_{name}": value for name, value in asdict(self).items()} | {"cache_hit_rate": round(rate, 4)}
+
+
 class PrefixCache(Protocol):
     """Who owns a slot: the allocator (free), the cache (inserted), or a row (allocated, not inserted).
 
-    A handle is what `lock` and `insert` return; it pins the path from the root to it: pinned tokens are never evicted.
-    Handles are counted: each lock needs one unlock. Take the new handle before giving the old one back.
+    All lengths in and out are multiples of the page size: only whole pages are cached, and what is past the last one of
+    a sequence stays with its row. A handle is what `lock` and `insert` return; it pins the path from the root to it:
+    pinned tokens are never evicted. Handles are counted: each lock needs one unlock. Take the new handle before giving
+    the old one back.
     """
+
+    stats: CacheStats
 
     def match(self, ids: Int32, limit: int, namespace: Namespace = ()) -> Match:
         """Longest cached prefix of ids[:limit]. Changes nothing but recency."""
@@ -40,17 +59,22 @@ class PrefixCache(Protocol):
 
     def unlock(self, handle: Any) -> None: ...
 
+    def used(self, handle: Any, length: int, looked_up: int) -> None:
+        """Say that a sequence, whose prefix of `looked_up` tokens was asked for, runs on the last `length` tokens that
+        `handle` pins. This is what hit counts and statistics count; `match` and `lock` alone count nothing."""
+        ...
+
     def insert(self, ids: Int32, slots: Int32, namespace: Namespace = (), expect: int | None = None) -> tuple[int, Any]:
         """Hand ids' slots to the cache. Returns (already, handle); the handle is locked once and pins all of ids.
 
         slots[:already] were cached before: where they differ from the cache's own they stay with the caller, who frees
         them. slots[already:] belong to the cache from now on. With `expect`, nothing happens and (-1, None) is returned
-        unless exactly `expect` tokens were cached before.
+        unless exactly `expect` tokens were cached before. len(ids) is a multiple of the page size.
         """
         ...
 
     def evict(self, k: int) -> int:
-        """Free at least k slots of unpinned tokens, least recently used first; returns how many were freed."""
+        """Free at least k slots of unpinned tokens, in the order of its policy; returns how many were freed."""
         ...
 
     def reset(self) -> None:
@@ -65,6 +89,11 @@ class PrefixCache(Protocol):
     @property
     def size(self) -> int:
         """Tokens cached."""
+        ...
+
+    @property
+    def node_count(self) -> int:
+        """Nodes of the tree, roots not counted."""
         ...
 
     def all_slots(self) -> Int32:
@@ -84,6 +113,10 @@ class NoCache:
 
     evictable = 0
     size = 0
+    node_count = 0
+
+    def __init__(self) -> None:
+        self.stats = CacheStats()
 
     def match(self, ids: Int32, limit: int, namespace: Namespace = ()) -> Match:
         return Match(0, _EMPTY, None, 0)
@@ -93,6 +126,9 @@ class NoCache:
 
     def unlock(self, handle: Any) -> None:
         return None
+
+    def used(self, handle: Any, length: int, looked_up: int) -> None:
+        self.stats.lookup_tokens += looked_up
 
     def insert(self, ids: Int32, slots: Int32, namespace: Namespace = (), expect: int | None = None) -> tuple[int, Any]:
         return -1, None

@@ -1,56 +1,75 @@
 """The radix prefix cache: a tree over token ids whose nodes own KV slots.
 
-After RadixAttention (SGLang, arXiv 2312.07104), page size 1. Differences: a lookup never splits a node (only locking or
-inserting below a point does), and evictable leaves sit in an incremental heap, so eviction does not walk the tree.
+After RadixAttention (SGLang, arXiv 2312.07104). Differences: a lookup never splits a node (only locking or inserting
+below a point does), and evictable leaves sit in an incremental heap, so eviction does not walk the tree.
+
+With a page size P > 1 the tree holds whole pages: children are found by their first P tokens, and nodes are matched,
+inserted and split at multiples of P.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from stemma.backend.cache.base import Match, Namespace
-from stemma.backend.cache.slots import SlotAllocator
+from stemma.backend.cache.base import CacheStats, Match, Namespace
+from stemma.backend.cache.slots import SlotAllocator, distinct
 from stemma.backend.core import Int32
 
 _EMPTY = np.empty(0, np.int32)
+PROTECTED_HITS = 2  # slru: a node that was used so often is evicted after those that were not
 
 
 class Node:
-    """ids and slots are equally long. `locks` counts handles at or below. Root nodes are empty and never evicted."""
+    """ids and slots are equally long. `locks` counts handles at or below, `hits` the sequences that ran on it, `tick`
+    is when it was last matched or inserted. Root nodes are empty and never evicted; `namespace` is theirs alone."""
 
-    __slots__ = ("children", "ids", "locks", "namespace", "parent", "slots", "tick")
+    __slots__ = ("children", "hits", "ids", "locks", "namespace", "offered", "parent", "slots", "tick")
 
     def __init__(self, parent: Node | None, ids: Int32, slots: Int32, tick: int) -> None:
         self.parent = parent
         self.ids = ids
         self.slots = slots
-        self.children: dict[int, Node] = {}
+        self.children: dict[int | bytes, Node] = {}
         self.locks = 0
+        self.hits = 0
         self.tick = tick
+        self.offered = False  # it has its entry in the heap of evictable leaves
         self.namespace: Namespace = ()
 
 
-def _common(a: Int32, b: Int32) -> int:
-    """Length of the common prefix of two id arrays."""
-    n = min(len(a), len(b))
-    differs = a[:n] != b[:n]
-    at = int(differs.argmax()) if n else 0
-    return at if n and differs[at] else n
+Key = tuple[int, int]
+# What is evicted first has the least key. A key may grow while its node waits in the heap, but must never shrink.
+POLICIES: dict[str, Callable[[Node], Key]] = {
+    "lru": lambda node: (0, node.tick),
+    "lfu": lambda node: (node.hits, node.tick),
+    "slru": lambda node: (node.hits >= PROTECTED_HITS, node.tick),
+}
 
 
 class RadixCache:
-    """See `PrefixCache` for the contract. Not thread-safe: the scheduler's thread owns it."""
+    """See `PrefixCache` for the contract. Not thread-safe: the scheduler's thread owns it.
 
-    def __init__(self, allocator: SlotAllocator) -> None:
+    policy: the order of eviction. `lru`: least recently matched or inserted first. `lfu`: least often used, ties by
+    recency. `slru`: nodes used by fewer than two sequences by recency, then the others.
+    """
+
+    def __init__(self, allocator: SlotAllocator, policy: str = "lru") -> None:
+        if policy not in POLICIES:
+            raise ValueError(f"the eviction policy must be one of {', '.join(POLICIES)}, got {policy!r}")
+        self.stats = CacheStats()
         self._allocator = allocator
+        self._page = allocator.page_size
+        self._rank = POLICIES[policy]
         self._roots: dict[Namespace, Node] = {}
         self._tick = 0
         self._size = 0
         self._evictable = 0
-        self._heap: list[tuple[int, int, Node]] = []  # (tick, serial, node); stale entries are skipped when popped
+        self._nodes = 0
+        self._heap: list[tuple[Key, int, Node]] = []  # (key when offered, serial, node); each node at most once
         self._serial = 0
 
     @property
@@ -61,10 +80,27 @@ class RadixCache:
     def evictable(self) -> int:
         return self._evictable
 
+    @property
+    def node_count(self) -> int:
+        return self._nodes
+
     # -- lookup ----------------------------------------------------------------------------------------------------
 
+    def _key(self, ids: Int32, at: int = 0) -> int | bytes:
+        """Where the child that continues with ids[at:] is found."""
+        return int(ids[at]) if self._page == 1 else ids[at : at + self._page].tobytes()
+
+    def _common(self, a: Int32, b: Int32) -> int:
+        """Length of the common prefix of two id arrays, in whole pages."""
+        n = min(len(a), len(b))
+        differs = a[:n] != b[:n]
+        at = int(differs.argmax()) if n else 0
+        common = at if n and differs[at] else n
+        return common - common % self._page
+
     def match(self, ids: Int32, limit: int, namespace: Namespace = ()) -> Match:
-        ids = ids[:limit]
+        limit = min(limit, len(ids))
+        ids = ids[: limit - limit % self._page]
         node = self._roots.get(namespace)
         if node is None or not len(ids):
             return Match(0, _EMPTY, node, 0)
@@ -72,18 +108,16 @@ class RadixCache:
         parts: list[Int32] = []
         length, offset = 0, 0
         while length < len(ids):
-            child = node.children.get(int(ids[length]))
+            child = node.children.get(self._key(ids, length))
             if child is None:
                 break
-            common = _common(child.ids, ids[length:])
+            common = self._common(child.ids, ids[length:])
             parts.append(child.slots[:common])
             length += common
             node, offset = child, common
             child.tick = self._tick
             if common < len(child.ids):
                 break
-        if offset and node.locks == 0 and not node.children:
-            self._offer(node)
         slots = parts[0] if len(parts) == 1 else np.concatenate(parts) if parts else _EMPTY
         return Match(length, slots, node, offset)
 
@@ -114,7 +148,16 @@ class RadixCache:
             if walk.locks == 0:
                 self._evictable += len(walk.ids)
                 if not walk.children:
-                    self._offer(walk)
+                    self._spare(walk)
+            walk = walk.parent
+
+    def used(self, handle: Node | None, length: int, looked_up: int) -> None:
+        self.stats.lookup_tokens += looked_up
+        self.stats.hit_tokens += length
+        walk = handle
+        while walk is not None and length > 0:
+            walk.hits += 1
+            length -= len(walk.ids)
             walk = walk.parent
 
     # -- change ----------------------------------------------------------------------------------------------------
@@ -123,17 +166,20 @@ class RadixCache:
         self, ids: Int32, slots: Int32, namespace: Namespace = (), expect: int | None = None
     ) -> tuple[int, Node | None]:
         assert len(ids) == len(slots), f"{len(ids)} ids but {len(slots)} slots"
+        assert len(ids) % self._page == 0, f"{len(ids)} ids are not whole pages of {self._page}"
         node = self._roots.get(namespace)
         if node is None:
+            if expect:
+                return -1, None
             node = self._roots[namespace] = Node(None, _EMPTY, _EMPTY, 0)
             node.namespace = namespace
         self._tick += 1
         length, offset = 0, 0
         while length < len(ids):
-            child = node.children.get(int(ids[length]))
+            child = node.children.get(self._key(ids, length))
             if child is None:
                 break
-            common = _common(child.ids, ids[length:])
+            common = self._common(child.ids, ids[length:])
             length += common
             node, offset = child, common
             if common < len(child.ids):
@@ -153,56 +199,68 @@ class RadixCache:
 
     def _attach(self, parent: Node, ids: Int32, slots: Int32) -> Node:
         node = Node(parent, ids, slots, self._tick)
-        parent.children[int(ids[0])] = node
+        parent.children[self._key(ids)] = node
+        self._nodes += 1
         self._size += len(ids)
         self._evictable += len(ids)
+        self.stats.inserted_tokens += len(ids)
         return node
 
     def _split(self, node: Node, at: int) -> Node:
-        """Cut `node` in two at `at`; returns the upper part. Handles on the lower part keep pinning both."""
+        """Cut `node` in two at `at`; returns the upper part, equally recent and as often used. Handles on the lower
+        part keep pinning both."""
         parent = node.parent
-        assert parent is not None and 0 < at < len(node.ids)
+        assert parent is not None and 0 < at < len(node.ids) and at % self._page == 0
         upper = Node(parent, node.ids[:at].copy(), node.slots[:at].copy(), node.tick)
-        upper.locks = node.locks
-        upper.children[int(node.ids[at])] = node
-        parent.children[int(node.ids[0])] = upper
+        upper.locks, upper.hits = node.locks, node.hits
+        upper.children[self._key(node.ids, at)] = node
+        parent.children[self._key(node.ids)] = upper
         node.parent, node.ids, node.slots = upper, node.ids[at:].copy(), node.slots[at:].copy()
+        self._nodes += 1
         return upper
+
+    # -- eviction --------------------------------------------------------------------------------------------------
 
     def evict(self, k: int) -> int:
         freed = 0
         while freed < k and self._heap:
-            tick, _, node = heapq.heappop(self._heap)
-            parent = node.parent
-            if parent is None or node.locks or node.children or node.tick != tick:
-                if parent is not None and not node.locks and not node.children and node.tick != tick:
-                    self._offer(node)  # touched since it was offered: offer it again at its newer tick
+            key, _, node = heapq.heappop(self._heap)
+            node.offered = False
+            if node.locks or node.children:
+                continue  # offered again when that is over
+            if self._rank(node) != key:
+                self._offer(node)  # used since it was offered
                 continue
             freed += len(node.ids)
-            self._evictable -= len(node.ids)
-            self._size -= len(node.ids)
-            self._allocator.free(node.slots)
-            del parent.children[int(node.ids[0])]
-            node.parent = None
-            if parent.parent is not None and not parent.locks and not parent.children:
-                self._offer(parent)
+            self._drop(node)
+        self.stats.evicted_tokens += freed
         return freed
 
-    def _offer(self, node: Node) -> None:
-        if node.parent is not None:
-            self._serial += 1
-            heapq.heappush(self._heap, (node.tick, self._serial, node))
-            if len(self._heap) > 64 and len(self._heap) > 8 * (self._size + 1):
-                self._rebuild_heap()
+    def _drop(self, node: Node) -> None:
+        """Take an unpinned leaf out of the tree and free its slots."""
+        parent = node.parent
+        assert parent is not None
+        self._nodes -= 1
+        self._evictable -= len(node.ids)
+        self._size -= len(node.ids)
+        self._allocator.free(node.slots)
+        del parent.children[self._key(node.ids)]
+        node.parent = None
+        if not parent.locks and not parent.children:
+            self._spare(parent)
 
-    def _rebuild_heap(self) -> None:
-        self._heap = [
-            (node.tick, serial, node)
-            for serial, node in enumerate(self.nodes())
-            if node.parent is not None and not node.locks and not node.children
-        ]
-        heapq.heapify(self._heap)
-        self._serial = len(self._heap) + self._size + 1
+    def _spare(self, node: Node) -> None:
+        """An unpinned node without children: a leaf can be evicted, an empty namespace is forgotten."""
+        if node.parent is not None:
+            self._offer(node)
+        elif self._roots.get(node.namespace) is node:
+            del self._roots[node.namespace]
+
+    def _offer(self, node: Node) -> None:
+        if not node.offered:
+            node.offered = True
+            self._serial += 1
+            heapq.heappush(self._heap, (self._rank(node), self._serial, node))
 
     def reset(self) -> None:
         assert all(root.locks == 0 for root in self._roots.values()), "reset while a prefix is pinned"
@@ -211,11 +269,12 @@ class RadixCache:
             self._allocator.free(slots)
         self._roots.clear()
         self._heap.clear()
-        self._size = self._evictable = 0
+        self._size = self._evictable = self._nodes = 0
 
     # -- inspection ------------------------------------------------------------------------------------------------
 
     def nodes(self) -> list[Node]:
+        """Every node, roots too, parents before children."""
         out: list[Node] = []
         stack = list(self._roots.values())
         while stack:
@@ -229,22 +288,35 @@ class RadixCache:
         return np.concatenate(parts) if parts else _EMPTY
 
     def check(self) -> None:
-        size = evictable = 0
-        offered = {id(node) for _, _, node in self._heap}
+        size = evictable = count = 0
+        page = self._page
+        offered = {id(node): key for key, _, node in self._heap}
+        assert len(offered) == len(self._heap), "a node is in the heap twice"
         for node in self.nodes():
             size += len(node.ids)
             assert len(node.ids) == len(node.slots)
-            if node.parent is not None:
-                assert len(node.ids) > 0, "an empty inner node"
-                assert node.parent.children[int(node.ids[0])] is node
-                assert node.parent.locks >= node.locks, "a locked node under an unlocked one"
-                if node.locks == 0:
-                    evictable += len(node.ids)
-                    assert node.children or id(node) in offered, "an evictable leaf is not in the heap"
+            assert node.offered == (id(node) in offered), "a node does not know whether it is in the heap"
+            if node.parent is None:
+                assert self._roots[node.namespace] is node
+                assert node.locks or node.children, "an empty namespace was kept"
+                continue
+            count += 1
+            assert len(node.ids) > 0, "an empty inner node"
+            assert len(node.ids) % page == 0, "a node holds a part of a page"
+            assert node.parent.children[self._key(node.ids)] is node
+            assert node.parent.locks >= node.locks, "a locked node under an unlocked one"
+            if node.locks == 0:
+                evictable += len(node.ids)
+                assert node.children or node.offered, "an evictable leaf is not in the heap"
+                assert not node.offered or offered[id(node)] <= self._rank(node), (
+                    "a node's place in the heap is too late"
+                )
         assert size == self._size, (size, self._size)
         assert evictable == self._evictable, (evictable, self._evictable)
+        assert count == self._nodes, (count, self._nodes)
         slots = self.all_slots()
-        assert len(np.unique(slots)) == len(slots), "two nodes own one slot"
+        assert distinct(slots), "two nodes own one slot"
+        assert (slots == self._allocator.whole(slots)).all() and not (slots[::page] % page).any(), "a page is torn"
 
 
 def handle_length(handle: Any) -> int:

@@ -101,6 +101,7 @@ class ModelRunner:
         max_total_tokens: int | None = None,
         context_length: int | None = None,
         max_running_requests: int = 256,
+        page_size: int = 1,
         seed: int = 0,
         num_threads: int | None = None,
         kernels: str | None = None,
@@ -108,7 +109,8 @@ class ModelRunner:
     ) -> None:
         """Loads the model.
 
-        max_total_tokens: KV slots, slot 0 excluded; None is what memory allows. num_threads: None is the physical
+        max_total_tokens: KV slots, the padding page excluded; None is what memory allows. page_size: tokens of a page;
+        the pool holds whole pages (max_total_tokens is rounded down). num_threads: None is the physical
         cores; products of small matrices are bound by the caches' bandwidth, which one core cannot use up. kernels:
         forces one kind of kernels ('reference', 'sdpa', 'cpu'; see `stemma.kernels.dispatch`). fused: whether steps of
         a few tokens may use the fused decoder.
@@ -135,7 +137,7 @@ class ModelRunner:
         else:
             raise RequestError(f"load_format must be 'auto' or 'dummy', got {load_format!r}", param="load_format")
         self.model = cls(self.config, weights, self.kernels, self.context_length, self.device)
-        self.num_slots = self._choose_slots(max_total_tokens)
+        self.num_slots = self._choose_slots(max_total_tokens, page_size)
         c = self.config
         self.pool = KVPool(c.num_layers, self.num_slots, c.num_kv_heads, c.head_dim, self.dtype, self.device)
         self.masks = MaskTable(self.vocab_size, self.device)
@@ -143,14 +145,14 @@ class ModelRunner:
         self.parameters = sum(int(np.prod(shape)) for shape in expected.values())
         self.load_seconds = time.perf_counter() - began
 
-    def _choose_slots(self, max_total_tokens: int | None) -> int:
+    def _choose_slots(self, max_total_tokens: int | None, page_size: int) -> int:
         if max_total_tokens is not None:
-            return max_total_tokens + 1
+            return (max_total_tokens // page_size + 1) * page_size
         c = self.config
         each = KVPool.bytes_per_slot(c.num_layers, c.num_kv_heads, c.head_dim, self.dtype)
         budget = min(CPU_POOL_BYTES, int(_free_memory() * CPU_POOL_SHARE))
         most = self.max_running_requests * self.context_length  # more can never be in use at once
-        return max(min(budget // each, most), self.context_length) + 1
+        return (-(-max(min(budget // each, most), self.context_length) // page_size) + 1) * page_size
 
     def model_info(self) -> dict[str, Any]:
         """Facts about the model and its pool, JSON-ready."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stemma.backend.cache.slots import distinct
 from stemma.backend.scheduler.branch import Branch, State
 from stemma.backend.scheduler.policy import order_waiting
 
@@ -63,6 +64,7 @@ class Memory:
         """Hand what the row has computed to the cache, so that others can match it."""
         rows, row = self.rows, branch.row
         n, owned_from = int(rows.computed[row]), int(rows.tree_len[row])
+        n -= n % self.slots.page_size
         if n <= owned_from:
             return
         ids = rows.ids[row, :n]
@@ -84,9 +86,7 @@ class Memory:
             branch.set_ids(branch.ids(length).copy())
             return
         computed, owned_from = int(rows.computed[row]), int(rows.tree_len[row])
-        keep = max(length, owned_from)
-        if computed > keep:
-            self.slots.free(rows.slots[row, keep:computed].copy())
+        self.shrink(row, max(length, owned_from))
         rows.computed[row] = min(computed, length)
         rows.length[row] = length
         if length < owned_from:
@@ -97,13 +97,28 @@ class Memory:
                 self.cache.unlock(branch.handle)
                 branch.handle = None
 
+    def shrink(self, row: int, keep: int) -> None:
+        """Free the row's slots behind its first `keep` tokens, of which the cache may have none."""
+        computed = int(self.rows.computed[row])
+        if computed <= keep:
+            return
+        first = self.slots.round_up(keep)  # what is left of a page stays with the row
+        if first < computed:
+            self.slots.free(self.rows.slots[row, first:computed].copy())
+        self.rows.computed[row] = keep
+
+    def growth(self, index: np.ndarray) -> int:
+        """Free tokens that one more token for each of these rows takes."""
+        size = self.slots.page_size
+        if size == 1:
+            return len(index)
+        return size * int(np.count_nonzero(self.rows.computed[index] & (size - 1) == 0))
+
     def release(self, branch: Branch) -> None:
         """Give the row back. The computed prefix goes to the cache and stays pinned by the branch's handle."""
         rows, row = self.rows, branch.row
         self.commit(branch)
-        n, owned_from = int(rows.computed[row]), int(rows.tree_len[row])
-        if n > owned_from:
-            self.slots.free(rows.slots[row, owned_from:n].copy())
+        self.shrink(row, int(rows.tree_len[row]))
         ids = rows.ids[row, : int(rows.length[row])].copy()
         self._leave_row(branch)
         branch.set_ids(ids)
@@ -203,10 +218,10 @@ class Memory:
             self.cache.unlock(branch.handle)
             self.leases.pop(id(branch), None)
         branch.handle = handle
-        extend = len(ids) - match.length
+        extend = self.slots.needed(match.length, len(ids) - match.length)
         expected = int(min(work.limit - len(ids), CLIP_NEW_TOKENS) * self.conservativeness)
         available = self.slots.free_count + self.cache.evictable
-        need = extend + expected + self._reserved() + HEADROOM * len(self.running)
+        need = extend + expected + self._reserved() + max(HEADROOM, self.slots.page_size) * len(self.running)
         if need > available and self.running:
             self.cache.unlock(handle)
             branch.handle = None
@@ -214,6 +229,7 @@ class Memory:
         self._enter_row(branch, ids, match.slots)
         if not work.admitted:
             work.admitted, work.cached, work.t_admit = True, match.length, time.perf_counter()
+            self.cache.used(handle, match.length, len(ids))
         return True
 
     def _enter_row(self, branch: Branch, ids: np.ndarray, cached_slots: np.ndarray) -> None:
@@ -251,8 +267,8 @@ class Memory:
     def rematch(self, branch: Branch) -> None:
         """Before a prefill chunk: take over what others have computed meanwhile."""
         rows, row = self.rows, branch.row
-        computed = int(rows.computed[row])
-        if rows.tree_len[row] != computed:
+        computed, owned_from = int(rows.computed[row]), int(rows.tree_len[row])
+        if owned_from + self.slots.page_size <= computed:
             return
         ids = branch.ids()
         match = self.cache.match(ids, self.match_limit(branch, len(ids)), branch.program.namespace)
@@ -262,19 +278,22 @@ class Memory:
         if branch.handle is not None:
             self.cache.unlock(branch.handle)
         branch.handle = handle
-        rows.slots[row, computed : match.length] = match.slots[computed:]
+        self.shrink(row, owned_from)
+        rows.slots[row, owned_from : match.length] = match.slots[owned_from:]
         rows.computed[row] = rows.tree_len[row] = match.length
         assert branch.work is not None
         branch.work.cached += match.length - computed
+        self.cache.used(handle, match.length - computed, 0)
 
     def publish(self, branch: Branch, end: int) -> None:
         """At planning time, show the chunk up to `end` to the cache, so that rows of the same step may use its slots.
 
         KV is stored before attention in every layer, so a follower may read what its leader writes in the same step.
         """
-        rows, row = self.rows, branch.row
+        rows, row, size = self.rows, branch.row, self.slots.page_size
         start = int(rows.computed[row])
-        if rows.tree_len[row] != start:
+        start, end = start - start % size, end - end % size
+        if rows.tree_len[row] != start or end == start:
             return
         already, handle = self.cache.insert(
             rows.ids[row, :end], rows.slots[row, :end], branch.program.namespace, expect=start
@@ -289,14 +308,21 @@ class Memory:
     # -- proof -----------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raises AssertionError unless free + cached + in_use == total and no slot has two owners."""
+        """Raises AssertionError unless free + cached + in_use == total and no slot has two owners.
+
+        All in tokens of whole pages: in use are the pages in which a row has computed tokens that are not the cache's.
+        """
+        size = self.slots.page_size
         self.slots.check()
         self.cache.check()
         parts = [self.slots.free_slots(), self.cache.all_slots()]
         for branch in self.running:
             row = branch.row
-            parts.append(self.rows.slots[row, int(self.rows.tree_len[row]) : int(self.rows.computed[row])])
+            own = self.rows.slots[row, int(self.rows.tree_len[row]) : int(self.rows.computed[row])]
+            parts.append(self.slots.whole(own))
+            assert not len(own) or (own == parts[-1][: len(own)]).all(), "a row's page is torn"
+            assert self.rows.tree_len[row] % size == 0, "a row shares a part of a page"
         owned = np.concatenate(parts)
         assert len(owned) == self.slots.total, f"{len(owned)} slots accounted for, {self.slots.total} exist"
-        assert len(np.unique(owned)) == self.slots.total, "a slot has two owners"
+        assert distinct(owned), "a slot has two owners"
         assert len(self.running) + self.rows.free_count == self.rows.max_rows

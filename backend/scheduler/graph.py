@@ -26,6 +26,7 @@ from stemma.backend.messages import (
     RoleBeginNode,
     RoleEndNode,
     TextNode,
+    check_salt,
     error_object,
 )
 from stemma.backend.scheduler.admit import Memory
@@ -84,6 +85,8 @@ class Graph:
             self._check(delta, program)
             if program is None:
                 program = self.programs[delta.program] = Program(delta.program, self.next_serial(), self.memory.rows)
+                if delta.cache_salt is not None:
+                    program.namespace = ("salt", delta.cache_salt)
             program.touched = time.monotonic()
             program.ended = program.ended or delta.end
             program.tokens = program.tokens or delta.tokens
@@ -93,6 +96,12 @@ class Graph:
     def _check(self, delta: GraphDelta, program: Program | None) -> None:
         if program is not None and program.ended and delta.branches:
             raise RequestError(f"program {delta.program!r} has ended; use a new program id", param="program")
+        salt = check_salt(delta.cache_salt)
+        if program is not None and salt is not None and program.namespace != ("salt", salt):
+            raise RequestError(
+                f"program {delta.program!r} has another cache_salt, or began without one; it is set by its first delta",
+                param="cache_salt",
+            )
         counts = {} if program is None else {b.id: len(b.nodes) for b in program.branches.values()}
         for given in delta.branches:
             known = given.id in counts

@@ -21,6 +21,8 @@ from stemma.backend.scheduler.rows import Rows
 from stemma.backend.scheduler.tools import Compile, TextTools
 
 EXPIRE_EVERY = 1.0  # seconds between looks at idle leases
+CHECK_EVERY = 30.0  # seconds between integrity checks of an engine that has become idle
+CHECK_SHARE = 0.005  # and the share of the time that they may take, however large the cache is
 
 
 class Scheduler:
@@ -38,15 +40,18 @@ class Scheduler:
         policy: str = "lpm",
         conservativeness: float = 0.3,
         radix: bool = True,
+        page_size: int = 1,
+        eviction: str = "lru",
         jump_forward: bool = True,
         mask_overlap: bool = True,
         draft: str = "off",
         seed: int = 0,
         lease: float = 60.0,
+        check_every: float = CHECK_EVERY,
     ) -> None:
         self.runner = runner
-        self.slots = SlotAllocator(runner.num_slots)
-        self.cache: PrefixCache = RadixCache(self.slots) if radix else NoCache()
+        self.slots = SlotAllocator(runner.num_slots, page_size)
+        self.cache: PrefixCache = RadixCache(self.slots, eviction) if radix else NoCache()
         self.rows = Rows(max_rows, context, runner.vocab_size)
         self.memory = Memory(self.rows, self.slots, self.cache, policy, conservativeness)
         self.graph = Graph(
@@ -58,6 +63,7 @@ class Scheduler:
         self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward, draft == "forced")
         self.tokens_computed = 0
         self._next_expire = time.monotonic() + EXPIRE_EVERY
+        self._check_every, self._next_check, self._checked_step = check_every, time.monotonic(), 0
 
     def submit(self, delta: GraphDelta, sink: Sink) -> Callable[[], None]:
         """Check and record a delta (any thread; RequestError). Returns what to call in the scheduler's thread."""
@@ -74,6 +80,8 @@ class Scheduler:
         for branch in self.planner.settled:
             self.output.settle(branch)
         if plan is None:
+            if now >= self._next_check and self.idle:
+                self._check_when_idle(now)
             return bool(self.planner.settled)
         self.tokens_computed += len(plan.ids)
         self.output.process(plan, self._run(plan))
@@ -105,6 +113,17 @@ class Scheduler:
         """Integrity: free + cached + in_use == total, and nothing owned twice. Raises AssertionError."""
         self.memory.check()
 
+    def _check_when_idle(self, now: float) -> None:
+        """The integrity check that nobody asks for. What it finds ends the engine: its answers could be wrong."""
+        if self.planner.step == self._checked_step:
+            return
+        try:
+            self.check()
+        except AssertionError as error:
+            raise RuntimeError(f"the integrity check of the KV cache failed: {error} (please report this)") from error
+        self._checked_step = self.planner.step
+        self._next_check = now + max(self._check_every, (time.monotonic() - now) / CHECK_SHARE)
+
     def load(self) -> dict[str, Any]:
         """What a router or a status page needs."""
         return {
@@ -115,6 +134,8 @@ class Scheduler:
             "cached_slots": self.cache.size,
             "evictable_slots": self.cache.evictable,
             "total_slots": self.slots.total,
+            "cache_nodes": self.cache.node_count,
+            **self.cache.stats.figures(),
             "retractions": self.memory.retractions,
             "tokens_computed": self.tokens_computed,
             **self.masker.figures(),

@@ -137,8 +137,7 @@ class Output:
         same = next((k for k in range(count) if drawn[k] != draft[k]), count)
         keep = end - count + same
         if keep < end:
-            self.memory.slots.free(rows.slots[row, keep:end].copy())
-            rows.computed[row] = keep
+            self.memory.shrink(row, keep)
         if not rows.t_first[row]:
             rows.t_first[row] = time.perf_counter()
         branch = rows.branch[row]
@@ -274,8 +273,7 @@ class Output:
         else:
             computed = int(rows.computed[row])
             if computed > length:  # it was the beginning of a draft that agreed
-                self.memory.slots.free(rows.slots[row, length:computed].copy())
-                rows.computed[row] = length
+                self.memory.shrink(row, length)
             rows.length[row] = length
             if work.logprobs is not None and tokens and computed == length:
                 work.rescore, work.match_limit = True, length - 1  # the logits there were drawn from, and are gone

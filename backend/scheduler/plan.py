@@ -29,6 +29,7 @@ class Planner:
         self._decode_only = False
         self._special: list[tuple[int, Branch]] = []
         self._wanted: list[Wanted] | None = None  # the masks of every step while nothing changes, if known
+        self._reserve = 0  # free tokens that the decode rows of the step being built take
         self.settled: list[Branch] = []  # branches with a row and nothing left to compute: wholly cached, no sampling
 
     def build(self) -> Plan | None:
@@ -68,16 +69,19 @@ class Planner:
         memory, rows = self.memory, self.memory.rows
         while True:
             running = memory.running
+            self._reserve = 0
             if not running:
                 return []
             if not memory.changed and self._decode_only and len(self._rows) == len(running):
                 pending = rows.length[self._rows] - rows.computed[self._rows]
-                if (pending == 1).all() and memory.ensure(len(running)):
+                self._reserve = memory.growth(self._rows)
+                if (pending == 1).all() and memory.ensure(self._reserve):
                     return list(running)  # a copy: admission will append to the running list
             index = np.fromiter((b.row for b in running), np.int64, len(running))
             pending = rows.length[index] - rows.computed[index]
             decodes = [b for b, p in zip(running, pending.tolist(), strict=True) if p == 1]
-            if memory.ensure(len(decodes)):
+            self._reserve = memory.growth(index[pending == 1])
+            if memory.ensure(self._reserve):
                 return decodes
             memory.retract(max(running, key=lambda b: b.serial))
 
@@ -89,7 +93,8 @@ class Planner:
             if work is None or not work.draft:
                 continue
             # room for all rows and the draft: verifying it sends nobody back to the queue
-            if budget - used > 1 and memory.ensure(len(memory.running) + 1 + len(work.draft)):
+            held, most = int(memory.rows.computed[branch.row]), 1 + len(work.draft)
+            if budget - used > 1 and memory.ensure(self._reserve + memory.slots.needed(held, most)):
                 decodes.remove(branch)
                 used += self._extend(branch, budget - used, extends)
         return used
@@ -102,29 +107,28 @@ class Planner:
         if n <= 0:
             self.settled.append(branch)
             return 0
-        # decode rows chosen in this step still need one slot each
-        reserve = len(memory.running)
-        if not memory.make_room(n + reserve, keep=branch):
-            memory.ensure(n)
-            n = min(n, memory.slots.free_count - reserve if len(memory.running) > 1 else memory.slots.free_count)
+        slots, reserve = memory.slots, self._reserve  # the decode rows chosen for this step come after
+        if not memory.make_room(slots.needed(start, n) + reserve, keep=branch):
+            memory.ensure(slots.needed(start, n))
+            n = min(n, slots.room(start, slots.free_count - (reserve if len(memory.running) > 1 else 0)))
             if n <= 0:
                 memory.retract(branch)
                 return 0
         work = branch.work
         assert work is not None
-        draft = self._draft(work, budget - n, n + reserve) if work.draft and start + n == length else 0
+        draft = self._draft(work, budget - n, start, n) if work.draft and start + n == length else 0
         rows.ids[row, length : length + draft] = work.draft[:draft]
-        rows.slots[row, start : start + n + draft] = memory.slots.allocate(n + draft)
+        rows.slots[row, start : start + n + draft] = slots.extend(start, int(rows.slots[row, start - 1]), n + draft)
         if start + n <= max(work.fixed_len, work.limit if work.params is None else 0):
             memory.publish(branch, start + n)
         memory.planned.add(row)
         extends.append((branch, n + draft, draft))
         return n + draft
 
-    def _draft(self, work: Work, budget: int, reserved: int) -> int:
+    def _draft(self, work: Work, budget: int, start: int, n: int) -> int:
         """How much of the draft is verified in this step: nothing is retracted for it."""
-        draft = min(len(work.draft), budget)
-        return draft if draft > 0 and self.memory.ensure(reserved + draft) else 0
+        memory, draft = self.memory, min(len(work.draft), budget)
+        return draft if draft > 0 and memory.ensure(memory.slots.needed(start, n + draft) + self._reserve) else 0
 
     # -- filling ---------------------------------------------------------------------------------------------------
 
@@ -162,7 +166,7 @@ class Planner:
         start = rows.computed[index]
         if d:
             head = index[:d]
-            rows.slots[head, start[:d]] = memory.slots.allocate(d)
+            rows.slots[head, start[:d]] = memory.slots.extend_each(rows.slots, head, start[:d])
         if extends:
             n = np.ones(len(index), np.int32)
             n[d:] = [k for _, k, _ in extends]

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from stemma.backend.messages import IdsNode, LogprobOptions, Node, RoleBeginNode, RoleEndNode, TextNode
+from stemma.backend.messages import IdsNode, LogprobOptions, Node, RoleBeginNode, RoleEndNode, TextNode, check_salt
 from stemma.backend.requests import (
     GenerateRequest,
     Item,
@@ -152,9 +152,10 @@ def _call(
     include_usage = _stream_options(body.get("stream_options"), stream)
     params, _, n = _renamed(given)
     logprobs = None if top is None else LogprobOptions(-1, top)
+    salt = check_salt(body.get("cache_salt"))
     constraint = parse_constraint({**constraints, "constraint_after": body.get("constraint_after")})
     items = tuple(
-        Item(rid if len(prompts) == 1 else f"{rid}-{i}", nodes, params, constraint, logprobs)
+        Item(rid if len(prompts) == 1 else f"{rid}-{i}", nodes, params, constraint, logprobs, salt)
         for i, nodes in enumerate(prompts)
     )
     request = GenerateRequest(items, n, stream, as_list or n > 1)

@@ -31,7 +31,11 @@ class World:
 
     def __init__(self, path: Path) -> None:
         self.runner = ModelRunner(
-            write_tiny_model(path), load_format="dummy", max_total_tokens=SLOTS, context_length=CONTEXT, num_threads=1
+            write_tiny_model(path),
+            load_format="dummy",
+            max_total_tokens=SLOTS + 64,
+            context_length=CONTEXT,
+            num_threads=1,
         )
         self.tokenizer = Tokenizer.load(path)
         self.text = ModelText(self.tokenizer, ChatTemplate.load(path, self.tokenizer))
@@ -49,12 +53,12 @@ class World:
         else:
             done(made)
 
-    def scheduler(self, slots: int = SLOTS, **options: Any) -> Scheduler:
+    def scheduler(self, slots: int = SLOTS, page_size: int = 1, **options: Any) -> Scheduler:
         for pool in (self.runner.pool.keys, self.runner.pool.values):
             for layer in pool:
                 torch.nn.init.normal_(layer, std=3.0)
-        self.runner.num_slots = slots + 1
-        return Scheduler(self.runner, self.text, self._compile, context=CONTEXT, **options)
+        self.runner.num_slots = (-(-slots // page_size) + 1) * page_size
+        return Scheduler(self.runner, self.text, self._compile, context=CONTEXT, page_size=page_size, **options)
 
     def play(
         self,
@@ -133,6 +137,8 @@ def options_of(rng: random.Random) -> dict[str, Any]:
     if rng.random() < 0.3:
         options["retract_every"] = rng.choice([2, 3, 5])
     options["mask_overlap"] = rng.random() < 0.5
+    options["page_size"] = rng.choice([1, 1, 16, 16, 4, 64])
+    options["eviction"] = rng.choice(["lru", "lfu", "slru"])
     return options
 
 

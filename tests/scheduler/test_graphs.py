@@ -364,6 +364,8 @@ def test_no_option_changes_any_token(seed: int):
     assert play(True, chunk=1) == truth
     assert play(True, max_rows=2) == truth
     assert play(True, num_slots=420, conservativeness=0.0) == truth
+    assert play(True, num_slots=432, conservativeness=0.0, page_size=16, eviction="slru") == truth
+    assert play(False, page_size=16, eviction="lfu", stagger=3) == truth
     assert play(True, num_slots=420, conservativeness=0.0, chunk=5, radix=False) == truth
 
 
