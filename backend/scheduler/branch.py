@@ -88,6 +88,8 @@ class Work:
     forced_runs: list[list[int]] = field(default_factory=list)  # [first output position, how many]
     base: int = 0  # ids that the branch had before this node's literal text
     retractions: int = 0
+    kind: int = 0  # stands for constraint, max_new_tokens and stops: outputs of a kind have like lengths
+    longest: int | None = None  # most output tokens that the constraint's matches have, where known
     queued: int = 0  # its number in the waiting queue, which it keeps when it is retracted
     admitted: bool = False
     t_start: float = field(default_factory=time.perf_counter)
@@ -128,6 +130,7 @@ class Branch:
         "cursor",
         "ended",
         "error",
+        "expects",
         "handle",
         "id",
         "marks",
@@ -163,6 +166,7 @@ class Branch:
         self.settled = True  # nothing left to do for it
         self.started = parent is None  # false: its parent has not reached the fork point
         self.error: Event | None = None
+        self.expects = 0  # forks that are still to come, as its client says: its prefix stays pinned for them
         self.work: Work | None = None
         self.scoring: Scoring | None = None
         self.children: list[Branch] = []

@@ -259,6 +259,7 @@ class Graph:
             stop_ids=frozenset(params.stop_token_ids),
             stream=node.stream,
             logprobs=node.logprobs,
+            kind=hash((params.max_new_tokens, params.stop, params.stop_token_ids, repr(node.constraint))),
         )
         for token, _ in params.logit_bias:
             if token >= self.vocab_size:
@@ -293,6 +294,7 @@ class Graph:
         self.compile(constraint, lambda made: self.compiled(branch, work, made))
         if branch.state is State.COMPILING and branch.row >= 0:
             self.memory.release(branch)  # others may use the row while this branch waits for its grammar
+            self.memory.hold_lease(branch)
 
     def _limit(self, length: int, params: SamplingParams, explicit: bool) -> int:
         """The longest sequence that this generation may reach. Raises RequestError when it cannot even begin."""
@@ -368,6 +370,7 @@ class Graph:
         assert work is not None
         branch.work = None
         branch.state = State.IDLE
+        self.memory.admission.lengths.observe(work.kind, len(result["ids"]))
         if remainder:
             branch.tail = ((remainder, False),)
         branch.emit(work.node, "done", **result)

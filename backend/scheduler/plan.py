@@ -48,7 +48,8 @@ class Planner:
             if branch.row >= 0:  # not retracted by one before it
                 memory.rematch(branch)
                 budget -= self._extend(branch, budget, extends)
-        while budget > 0 and rows.free_count and (branch := memory.waiting.head()) is not None:
+        memory.admission.stale = True
+        while budget > 0 and rows.free_count and not memory.full and (branch := memory.waiting.head()) is not None:
             if not memory.admit(branch):
                 break
             memory.waiting.admitted(branch)
@@ -77,7 +78,8 @@ class Planner:
             decodes = [b for b, p in zip(running, pending.tolist(), strict=True) if p == 1]
             if memory.ensure(len(decodes)):
                 return decodes
-            memory.retract(max(running, key=lambda b: b.serial))
+            if not memory.make_room(len(decodes)):
+                memory.retract(running[-1])
 
     def _extend_drafted(self, decodes: list[Branch], budget: int, extends: list[Extend]) -> int:
         """Move rows that have a draft from `decodes` to `extends`. Returns how many tokens they are extended by."""
