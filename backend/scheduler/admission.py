@@ -1,8 +1,8 @@
 """Whether there is memory for one more row, and which row gives way when there is none.
 
-Admission looks at the whole future at once (the past-future scheduler of LightLLM, ASPLOS 2025): when rows end one after
-the other, the most slots are in use at the moment before one of them ends. With the rows sorted by what they have left,
-longest first, that is
+Admission looks at the whole future at once (the past-future scheduler of LightLLM, ASPLOS 2025): when rows end one
+after the other, the most slots are in use at the moment before one of them ends. With the rows sorted by what they have
+left, longest first, that is
 
     peak = shared + max over i of (held[0] + ... + held[i] + left[i] * (i + 1))
 
@@ -147,8 +147,9 @@ def seniority(branch: Branch) -> tuple[int, int, int]:
 
 
 def choose_victim(admission: Admission, running: list[Branch], keep: Branch | None, planned: set[int]) -> Branch | None:
-    """The row that gives way: of the lowest priority, then the one that loses the fewest tokens, but some; a row whose
-    tokens others use too frees nothing. Never the senior one, `keep`, one that is senior to `keep`, or a planned one."""
+    """The row that gives way: of the lowest priority, then the one that loses the fewest tokens, but some (a row whose
+    tokens others use too frees nothing). Never the senior one, `keep`, one that is senior to `keep`, or a planned one.
+    """
     if len(running) < 2:
         return None
     senior = min(running, key=seniority) if keep is None else keep

@@ -157,6 +157,16 @@ class Memory:
         if branch.handle is not None:
             self.cache.unlock(branch.handle)
             branch.handle = None
+        self._claim(branch)
+
+    def _claim(self, branch: Branch) -> None:
+        """The branch needs its parent's pin no longer; the last expected fork of an ended parent ends it."""
+        parent = branch.parent
+        if branch.claims and parent is not None:
+            branch.claims = False
+            parent.expects -= 1
+            if not parent.expects and parent.settled and parent.ended:
+                self.drop_lease(parent)
 
     def retract(self, branch: Branch) -> None:
         """Send a running branch back to the queue; its computed prefix stays in the cache as evictable."""
@@ -226,6 +236,7 @@ class Memory:
         if not self.running:
             self.admission.stale = True
         self._enter_row(branch, ids, match.slots)
+        self._claim(branch)
         if not work.admitted:
             work.admitted, work.cached, work.t_admit = True, match.length, time.perf_counter()
         return True

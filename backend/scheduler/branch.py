@@ -127,6 +127,7 @@ class Branch:
         "_ids",
         "at",
         "children",
+        "claims",
         "cursor",
         "ended",
         "error",
@@ -166,6 +167,7 @@ class Branch:
         self.settled = True  # nothing left to do for it
         self.started = parent is None  # false: its parent has not reached the fork point
         self.error: Event | None = None
+        self.claims = False  # its parent's prefix is pinned for it
         self.expects = 0  # forks that are still to come, as its client says: its prefix stays pinned for them
         self.work: Work | None = None
         self.scoring: Scoring | None = None
