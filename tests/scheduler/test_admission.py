@@ -175,7 +175,7 @@ def test_retractions_are_bounded_and_everything_ends(seed: int, policy: str):
     assert {e["meta"]["prompt_tokens"] for e in events} == {
         len(d["branches"][0]["nodes"][0]["text"]) + 1 for d in deltas
     }
-    assert 0 < scheduler.memory.retractions
+    assert scheduler.memory.retractions > 0
     truth = {tuple(expected(d["branches"][0]["nodes"][0]["text"], 80)) for d in deltas}
     assert {tuple(e["ids"]) for e in events} == truth
 

@@ -160,7 +160,7 @@ def test_an_expected_length_lets_more_branches_run_at_once():
         for k in range(20):
             branch = {
                 "id": "r",
-                "nodes": [text(f"{k:02}"), {"kind": "gen", "params": {"stop": ["z"], "max_new_tokens": 900}}],
+                "nodes": [text(f"{k:02}"), {"kind": "gen", "params": {"stop": ["zz"], "max_new_tokens": 900}}],
             }
             delta: dict[str, Any] = {"program": f"p{k}", "branches": [branch], "end": True}
             if hint is not None:
