@@ -14,12 +14,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from stemma.backend.messages import (
+    MOST,
     BranchDelta,
     GenNode,
     GraphDelta,
     IdsNode,
     LogprobOptions,
     Node,
+    ProgramHints,
     TextNode,
     check_salt,
 )
@@ -39,7 +41,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "lora_path": (None,),
     "session_params": (None,),
     "custom_logit_processor": (None,),
-    "priority": (None,),
     "extra_key": (None,),
     "data_parallel_rank": (None,),
     "bootstrap_host": (None,),
@@ -53,7 +54,7 @@ UNSUPPORTED_SAMPLING: dict[str, tuple[Any, ...]] = {
 }
 FIELDS = (
     "text", "input_ids", "sampling_params", "rid", "stream", "return_logprob", "logprob_start_len", "top_logprobs_num",
-    "token_ids_logprob", "return_text_in_logprobs", "log_metrics", "cache_salt",
+    "token_ids_logprob", "return_text_in_logprobs", "log_metrics", "cache_salt", "priority",
 )  # fmt: skip
 CONSTRAINT_OPTIONS = ("lenient", "whitespace")  # of json_schema and structural_tag
 _SAMPLING_FIELDS = {f.name for f in fields(SamplingParams)} | {
@@ -73,6 +74,7 @@ class Item:
     logprobs: LogprobOptions | None = None
     cache_salt: str | None = None
     program: str = field(default_factory=lambda: uuid.uuid4().hex)
+    priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +104,14 @@ class GenerateRequest:
         rids = _rids(body.get("rid"), count, batch)
         logprobs = _logprobs(body, count, batch)
         salts = _spread("cache_salt", body, count, batch, None, lambda v: isinstance(v, str), "a string")
+        priorities = _spread("priority", body, count, batch, None, _is_priority, "an integer")
         check_flag("log_metrics", body.get("log_metrics"), True)
         n = samples.pop()
         return cls(
             items=tuple(
-                Item(rid, (prompt,), params, constraint, wanted, check_salt(salt))
-                for rid, prompt, (params, constraint, _), wanted, salt in zip(
-                    rids, prompts, parsed, logprobs, salts, strict=True
+                Item(rid, (prompt,), params, constraint, wanted, check_salt(salt), priority=priority)
+                for rid, prompt, (params, constraint, _), wanted, salt, priority in zip(
+                    rids, prompts, parsed, logprobs, salts, priorities, strict=True
                 )
             ),
             n=n,
@@ -120,7 +123,14 @@ class GenerateRequest:
     def deltas(self) -> list[GraphDelta]:
         """One whole program for each prompt: branch `r`, and for n > 1 a child branch for each sample."""
         return [
-            GraphDelta(item.program, self._branches(item), end=True, cache_salt=item.cache_salt) for item in self.items
+            GraphDelta(
+                item.program,
+                self._branches(item),
+                end=True,
+                cache_salt=item.cache_salt,
+                hints=None if item.priority is None else ProgramHints(priority=item.priority),
+            )
+            for item in self.items
         ]
 
     def _branches(self, item: Item) -> list[BranchDelta]:
@@ -305,6 +315,17 @@ def _rids(value: Any, count: int, batch: bool) -> list[str]:
 
 def _mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
+
+
+def _is_priority(value: Any) -> bool:
+    return type(value) is int and abs(value) <= MOST
+
+
+def check_priority(value: Any) -> int | None:
+    """A request's priority; null means none."""
+    if value is not None and not _is_priority(value):
+        raise RequestError(f"priority must be an integer in [-{MOST}, {MOST}], got {_short(value)}", param="priority")
+    return value
 
 
 def _at_least(low: int) -> Callable[[Any], bool]:

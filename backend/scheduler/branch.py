@@ -92,6 +92,9 @@ class Work:
     forced_runs: list[list[int]] = field(default_factory=list)  # [first output position, how many]
     base: int = 0  # ids that the branch had before this node's literal text
     retractions: int = 0
+    kind: int = 0  # stands for constraint, max_new_tokens and stops: outputs of a kind have like lengths
+    longest: int | None = None  # most output tokens that the constraint's matches have, where known
+    queued: int = 0  # its number in the waiting queue, which it keeps when it is retracted
     admitted: bool = False
     t_start: float = field(default_factory=time.perf_counter)
     t_admit: float = 0.0
@@ -128,9 +131,11 @@ class Branch:
         "_ids",
         "at",
         "children",
+        "claims",
         "cursor",
         "ended",
         "error",
+        "expects",
         "handle",
         "id",
         "marks",
@@ -166,6 +171,8 @@ class Branch:
         self.settled = True  # nothing left to do for it
         self.started = parent is None  # false: its parent has not reached the fork point
         self.error: Event | None = None
+        self.claims = False  # its parent's prefix is pinned for it
+        self.expects = 0  # forks that are still to come, as its client says: its prefix stays pinned for them
         self.work: Work | None = None
         self.scoring: Scoring | None = None
         self.children: list[Branch] = []
@@ -202,7 +209,20 @@ class Branch:
 class Program:
     """A tree of branches. `namespace` isolates its prefixes in the cache."""
 
-    __slots__ = ("branches", "ended", "id", "namespace", "rows", "serial", "tokens", "touched", "unsettled")
+    __slots__ = (
+        "attained",
+        "branches",
+        "ended",
+        "expected_len",
+        "id",
+        "namespace",
+        "priority",
+        "rows",
+        "serial",
+        "tokens",
+        "touched",
+        "unsettled",
+    )
 
     def __init__(self, id: str, serial: int, rows: Any) -> None:
         self.id, self.serial, self.rows = id, serial, rows
@@ -210,5 +230,8 @@ class Program:
         self.branches: dict[str, Branch] = {}
         self.ended = False
         self.tokens = False  # whether results tell the ids of their prompts
-        self.unsettled = 0
+        self.unsettled = 0  # branches with something left to do
+        self.attained = 0  # tokens run through the model for it
+        self.priority = 0  # higher goes first
+        self.expected_len: int | None = None  # how long its outputs will be, as its client expects
         self.touched = time.monotonic()

@@ -37,8 +37,8 @@ class Scheduler:
         context: int,
         max_rows: int = 256,
         chunk: int = 512,
-        policy: str = "lpm",
-        conservativeness: float = 0.3,
+        policy: str = "program",
+        conservativeness: float = 1.0,
         radix: bool = True,
         page_size: int = 1,
         eviction: str = "lru",
@@ -53,7 +53,7 @@ class Scheduler:
         self.slots = SlotAllocator(runner.num_slots, page_size)
         self.cache: PrefixCache = RadixCache(self.slots, eviction) if radix else NoCache()
         self.rows = Rows(max_rows, context, runner.vocab_size)
-        self.memory = Memory(self.rows, self.slots, self.cache, policy, conservativeness)
+        self.memory = Memory(self.rows, self.slots, self.cache, policy, conservativeness, radix=radix, seed=seed)
         self.graph = Graph(
             self.memory, text, compile, context=context, vocab_size=runner.vocab_size, seed=seed, lease=lease
         )
