@@ -184,15 +184,13 @@ class Run:
     def flush(self) -> None:
         """Send everything that was not sent yet, as one delta. A failing endpoint fails the nodes of the delta."""
         with self._send:
-            if not self.graph.refs and any(node.ref is not None for node in list(self._refs)):
-                self.graph.refs = self.endpoint.resolves_refs()
+            self.graph.refs |= any(node.ref for node in list(self._refs)) and self.endpoint.resolves_refs()
             with self.changed:
                 delta = self.graph.take_delta(names=self._names)
-                if delta is not None:
-                    self.log.sent(self.graph, delta)
-                    self.wake()
-            if delta is None:
-                return
+                if delta is None:
+                    return
+                self.log.sent(self.graph, delta)
+                self.wake()
             if self.options.num_api_spec_tokens is not None and "speculation" in self.endpoint.capabilities:
                 delta["hints"] = {"num_api_spec_tokens": self.options.num_api_spec_tokens}
             try:
