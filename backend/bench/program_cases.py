@@ -1,8 +1,8 @@
 """The programs of `stemma bench programs`, each written twice: as a program, and request by request.
 
-Sizes are those of the published comparison (a shared system text of about a thousand tokens, 64 to 128 programs)
-divided by `scale`, so that a small model on a CPU runs them in seconds. All gens are greedy and ignore the end of
-sequence: both sides generate equally many tokens.
+Sizes are those of the comparison on a GPU (a shared system text of about a thousand tokens, 64 to 128 programs)
+divided: numbers of programs, gens and the system text by `scale`, each program's own text by `prompt_scale`. All gens
+are greedy and ignore the end of sequence: both sides generate equally many tokens.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ class Sizes:
     field: int
 
     @classmethod
-    def scaled(cls, scale: float) -> Sizes:
-        by = lambda n: max(round(n / scale), 1)  # noqa: E731
-        return cls(by(800), by(120), by(700), by(300), by(64), by(48), by(4), by(12))
+    def scaled(cls, scale: float, prompt_scale: float) -> Sizes:
+        by = lambda n, s=scale: max(round(n / s), 1)  # noqa: E731
+        own = [by(n, prompt_scale) for n in (120, 700, 300)]
+        return cls(by(800), *own, by(64), by(48), by(4), by(12))
 
 
 def words(rng: random.Random, count: int) -> str:
@@ -86,10 +87,10 @@ def generated(state: ProgramState) -> list[str]:
     return [node.text or "" for b in branches for node in b.nodes if node.kind in ("gen", "select")]
 
 
-def cases(scale: float, seed: int = 0) -> list[Case]:
+def cases(scale: float, prompt_scale: float, seed: int = 0) -> list[Case]:
     """The three programs with their items."""
     rng = random.Random(seed)
-    sizes = Sizes.scaled(scale)
+    sizes = Sizes.scaled(scale, prompt_scale)
     system = words(rng, sizes.system) + "\n\n"
     count = max(round(64 / scale), 1)
     questions = [{"system": system, "question": words(rng, sizes.question), "n": sizes} for _ in range(count)]

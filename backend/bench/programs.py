@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -24,9 +25,9 @@ import requests
 from stemma.backend.bench.program_cases import Case, Client, cases, generated
 from stemma.backend.config import EngineConfig
 from stemma.backend.text.tokenizer import Tokenizer
+from stemma.interpreter.endpoints.base import Delta, OnEvent
 from stemma.interpreter.endpoints.runtime import RuntimeEndpoint
 from stemma.interpreter.endpoints.server_process import Runtime
-from stemma.interpreter.graph import ProgramGraph
 from stemma.lang.errors import EndpointError
 
 THREADS = 64
@@ -39,12 +40,16 @@ DESCRIPTION = """Runs three programs on one server, as graphs and request by req
   judge             fork 6 gens, join their texts, one gen, select of 4
   form              six times a literal and a gen, one after the other
 
-All programs share a system text. Sizes are those of the GPU comparison divided by --scale."""
+All programs share a system text. Sizes are those of the comparison on a GPU, divided. For a step of all programs a
+CPU could compute a quarter of the prompt tokens that the GPU could: texts are divided by four times as much as gens, so
+that prompts and steps have the shares of the time that they have there."""
 
 EPILOG = """columns:
   wall       seconds until the last program is done, median of --repeats, with a cold prefix cache each time;
              the order of the two sides alternates
   ratio      wall of the requests / wall of the graphs, of the medians; [lowest, highest] of the single repeats
+  client, server
+             CPU seconds of each in the last run, of all their threads and processes (server: if it was started here)
   requests   HTTP requests that were answered
   run        tokens run through the model, as the server counts them
   prompt, cached, made, forced
@@ -58,7 +63,7 @@ examples:
   stemma bench programs                          the bundled model
   stemma bench programs --only form --repeats 7
   stemma bench programs --json > figures.json
-  stemma bench programs --server http://localhost:30000 --scale 1 --model DIR
+  stemma bench programs --server http://localhost:30000 --scale 1 --prompt-scale 1 --model DIR
 """
 
 
@@ -106,12 +111,22 @@ class Requests(Client):
         return choices[scores.index(max(scores))]
 
 
+class Graphs(RuntimeEndpoint):
+    """The server's graphs, with a count of the requests."""
+
+    count = 0
+
+    def submit(self, delta: Delta, on_event: OnEvent) -> None:
+        self.count += 1
+        super().submit(delta, on_event)
+
+
 class Bench:
     """One server, and both ways to use it."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.endpoint = RuntimeEndpoint(url)
+    def __init__(self, url: str, pid: int | None = None) -> None:
+        self.url, self.pid = url, pid
+        self.endpoint = Graphs(url)
         self.session = requests.Session()
         self.session.trust_env = False
 
@@ -126,10 +141,15 @@ class Bench:
     def tokens_run(self) -> int | None:
         return self.session.get(f"{self.url}/get_server_info", timeout=60).json().get("tokens_computed")
 
+    def counters(self) -> dict[str, float | None]:
+        """What grows while a side runs: tokens run through the model, CPU seconds of this process and the server's."""
+        served = None if self.pid is None else cpu_seconds(self.pid)
+        return {"tokens_run": self.tokens_run(), "client_cpu": time.process_time(), "server_cpu": served}
+
     def as_graphs(self, case: Case, trace: bool = False) -> tuple[float, list[list[str]], dict[str, Any], list[Any]]:
         """Seconds, outputs, figures, and the states."""
         self.flush()
-        before = self.tokens_run()
+        before, self.endpoint.count = self.counters(), 0
         begin = time.perf_counter()
         states = case.program.run_batch(
             case.items, backend=self.endpoint, num_threads=THREADS, trace=trace, **GREEDY
@@ -137,20 +157,20 @@ class Bench:
         wall = time.perf_counter() - begin
         usage = [state.usage() for state in states]
         figures: dict[str, Any] = {name: int(sum(u[name] for u in usage)) for name in COUNTS}
-        figures["requests"] = sum(_deltas(state.graph()) for state in states)
-        figures["tokens_run"] = _difference(before, self.tokens_run())
+        figures["requests"] = self.endpoint.count
+        figures |= _difference(before, self.counters())
         return wall, [generated(state) for state in states], figures, states
 
     def by_requests(self, case: Case) -> tuple[float, list[list[str]], dict[str, Any]]:
         """Seconds, outputs and figures. Threads are started, and connections opened, before the clock is."""
         self.flush()
         client = Requests(self.url)
-        before = self.tokens_run()
+        before = self.counters()
         with ThreadPoolExecutor(len(case.items)) as programs, ThreadPoolExecutor(THREADS) as forks:
             begin = time.perf_counter()
             outputs = list(programs.map(lambda item: case.by_requests(client, forks, item), case.items))
             wall = time.perf_counter() - begin
-        figures = {**client.sums, "requests": client.count, "tokens_run": _difference(before, self.tokens_run())}
+        figures = {**client.sums, "requests": client.count, **_difference(before, self.counters())}
         return wall, outputs, figures
 
     def close(self) -> None:
@@ -158,13 +178,22 @@ class Bench:
         self.session.close()
 
 
-def _difference(before: int | None, after: int | None) -> int | None:
-    return None if before is None or after is None else after - before
+def _difference(before: dict[str, float | None], after: dict[str, float | None]) -> dict[str, float | None]:
+    return {k: None if a is None or (b := after[k]) is None else b - a for k, a in before.items()}
 
 
-def _deltas(graph: ProgramGraph) -> int:
-    """How many requests brought a program to the server: nodes that left together left at one moment."""
-    return len({node.t_sent for branch in graph.branches.values() for node in branch.nodes if node.t_sent})
+def cpu_seconds(pid: int) -> float | None:
+    """CPU time of a process and all that it started; None where the system does not tell."""
+    try:
+        total, todo = 0.0, [pid]
+        while todo:
+            root = Path(f"/proc/{todo.pop()}")
+            fields = (root / "stat").read_text().rpartition(")")[2].split()
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            todo += [int(c) for task in (root / "task").iterdir() for c in (task / "children").read_text().split()]
+        return total
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def compare(bench: Bench, case: Case, repeats: int, tokenizer: Tokenizer | None) -> dict[str, Any]:
@@ -252,7 +281,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--model", default="demo", help="model directory, or demo (default): the bundled model")
     made.add_argument("--server", default=None, help="use the server at this address instead of starting one")
     made.add_argument("--only", nargs="+", choices=("tree_of_thought", "judge", "form"), help="some of the programs")
-    made.add_argument("--scale", type=float, default=4.0, help="lengths and numbers are divided by this (default: 4)")
+    made.add_argument("--scale", type=float, default=4.0, help="divides programs, gens, system text (default: 4)")
+    made.add_argument("--prompt-scale", type=float, default=16.0, help="divides each program's text (default: 16)")
     made.add_argument("--repeats", type=int, default=5, help="timed runs of each side (default: 5)")
     made.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     return made
@@ -260,23 +290,23 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    if args.repeats < 1 or args.scale < 1:
-        print("stemma bench programs: --repeats and --scale must be at least 1", file=sys.stderr)
+    if args.repeats < 1 or args.scale < 1 or args.prompt_scale < 1:
+        print("stemma bench programs: --repeats, --scale and --prompt-scale must be at least 1", file=sys.stderr)
         return 2
-    chosen = [case for case in cases(args.scale) if not args.only or case.name in args.only]
+    chosen = [case for case in cases(args.scale, args.prompt_scale) if not args.only or case.name in args.only]
     tokenizer = Tokenizer.load(EngineConfig(model_path=args.model).model_dir)
     server = None if args.server else Runtime(model_path=args.model)
     url = args.server.rstrip("/") if args.server else server.url  # type: ignore[union-attr]
-    bench = Bench(url)
+    bench = Bench(url, None if server is None else server.pid)
     try:
         say = (lambda line: None) if args.json else print
-        say(f"model {args.model}, {os.cpu_count()} cores, sizes / {args.scale:g}, median of {args.repeats}")
+        say(f"model {args.model}, {os.cpu_count()} cores, median of {args.repeats}; divided by {args.scale:g}, texts by {args.prompt_scale:g}")
         results = []
         for case in chosen:
             results.append(compare(bench, case, args.repeats, tokenizer))
             say(shown(results[-1]))
         if args.json:
-            print(json.dumps({"model": args.model, "scale": args.scale, "programs": results}, indent=1))
+            print(json.dumps({"model": args.model, "scale": args.scale, "prompt_scale": args.prompt_scale, "programs": results}, indent=1))
     finally:
         bench.close()
         if server is not None:
@@ -287,13 +317,14 @@ def main(argv: list[str] | None = None) -> int:
 def shown(result: dict[str, Any]) -> str:
     """One program's figures as lines of text."""
     lines = [f"\n{result['program']} × {result['programs']}: {result['shape']}"]
-    head = ("wall s", "requests", "run", "prompt", "cached", "made", "forced")
+    head = ("wall s", "client", "server", "requests", "run", "prompt", "cached", "made", "forced")
     lines.append("  " + " " * 20 + "".join(f"{h:>10}" for h in head))
     for name, title in (("graphs", "graphs"), ("requests", "request by request")):
         side = result[name]
         counts = (side["requests"], side["tokens_run"], *(side[c] for c in COUNTS))
         cells = "".join(f"{'-' if c is None else c:>10}" for c in counts)
-        lines.append(f"  {title:<20}{side['wall']:>10.3f}{cells}")
+        cpu = "".join(f"{'-' if side[c] is None else format(side[c], '.2f'):>10}" for c in ("client_cpu", "server_cpu"))
+        lines.append(f"  {title:<20}{side['wall']:>10.3f}{cpu}{cells}")
     low, high = result["ratios"]
     lines.append(f"  ratio {result['ratio']:.2f} x [{low:.2f}, {high:.2f}], target {result['target']:g} x")
     o = result["outputs"]
