@@ -7,6 +7,7 @@ are greedy and ignore the end of sequence: both sides generate equally many toke
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import stemma
+from stemma.backend.text.tokenizer import Tokenizer
 from stemma.interpreter.state import ProgramState
 from stemma.lang.api import gen, select
 
@@ -31,7 +33,7 @@ BRANCHES = 4
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Lengths in words and tokens, after scaling."""
+    """Lengths in tokens, after scaling."""
 
     system: int
     question: int
@@ -45,17 +47,18 @@ class Sizes:
     @classmethod
     def scaled(cls, scale: float, prompt_scale: float) -> Sizes:
         by = lambda n, s=scale: max(round(n / s), 1)  # noqa: E731
-        own = [by(n, prompt_scale) for n in (120, 700, 300)]
-        return cls(by(800), *own, by(64), by(48), by(4), by(12))
+        own = [by(n, prompt_scale) for n in (160, 930, 400)]  # of 120, 700 and 300 English words
+        return cls(by(1000), *own, by(64), by(48), by(4), by(12))
 
 
-def words(rng: random.Random, count: int) -> str:
-    """Sentences of that many words."""
-    said: list[str] = []
-    while len(said) < count:
-        sentence = [rng.choice(_WORDS) for _ in range(min(rng.randint(6, 14), count - len(said)))]
-        said += [sentence[0].capitalize(), *sentence[1:-1], sentence[-1] + "."] if len(sentence) > 1 else [sentence[0]]
-    return " ".join(said[:count])
+def prose(rng: random.Random, tokens: int, tokenizer: Tokenizer) -> str:
+    """Words in sentences: at least that many tokens, and at most one word more."""
+    text, left = "", 0
+    while len(tokenizer.encode(text)) < tokens:
+        word = rng.choice(_WORDS)
+        begins, left = left == 0, (left or rng.randint(6, 14)) - 1
+        text += (" " if text else "") + (word.capitalize() if begins else word) + ("" if left else ".")
+    return text
 
 
 class Client(Protocol):
@@ -87,8 +90,9 @@ def generated(state: ProgramState) -> list[str]:
     return [node.text or "" for b in branches for node in b.nodes if node.kind in ("gen", "select")]
 
 
-def cases(scale: float, prompt_scale: float, seed: int = 0) -> list[Case]:
+def cases(scale: float, prompt_scale: float, tokenizer: Tokenizer, seed: int = 0) -> list[Case]:
     """The three programs with their items."""
+    words = functools.partial(prose, tokenizer=tokenizer)
     rng = random.Random(seed)
     sizes = Sizes.scaled(scale, prompt_scale)
     system = words(rng, sizes.system) + "\n\n"

@@ -293,8 +293,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.repeats < 1 or args.scale < 1 or args.prompt_scale < 1:
         print("stemma bench programs: --repeats, --scale and --prompt-scale must be at least 1", file=sys.stderr)
         return 2
-    chosen = [case for case in cases(args.scale, args.prompt_scale) if not args.only or case.name in args.only]
     tokenizer = Tokenizer.load(EngineConfig(model_path=args.model).model_dir)
+    every = cases(args.scale, args.prompt_scale, tokenizer)
+    chosen = [case for case in every if not args.only or case.name in args.only]
     server = None if args.server else Runtime(model_path=args.model)
     url = args.server.rstrip("/") if args.server else server.url  # type: ignore[union-attr]
     bench = Bench(url, None if server is None else server.pid)
