@@ -247,6 +247,7 @@ class Engine:
             "max_total_num_tokens": info["total_slots"],
             "max_req_input_len": min(info["context_length"], info["total_slots"]) - 1,
             "has_chat_template": self.chat.exists,
+            "graph_refs": True,
         }
         return info
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -54,7 +54,22 @@ class SelectNode(msgspec.Struct, tag_field="kind", tag="select", forbid_unknown_
     seed: int | None = None
 
 
-Node = TextNode | IdsNode | RoleBeginNode | RoleEndNode | GenNode | SelectNode
+class RefNode(msgspec.Struct, tag_field="kind", tag="ref", forbid_unknown_fields=True, frozen=True):
+    """Literal text that is not known yet: what `count` nodes of a branch of the same program, from `node` on, come to
+    say. With `part` "none" they are only waited for."""
+
+    branch: str
+    node: Annotated[int, msgspec.Meta(ge=0)]
+    count: Annotated[int, msgspec.Meta(ge=1)] = 1
+    part: Literal["text", "none"] = "text"
+
+    @property
+    def end(self) -> int:
+        """The first node behind those meant."""
+        return self.node + self.count
+
+
+Node = TextNode | IdsNode | RoleBeginNode | RoleEndNode | GenNode | SelectNode | RefNode
 
 ANSWERED = (GenNode, SelectNode, RoleBeginNode, RoleEndNode)
 """Nodes that end with exactly one of these events:"""

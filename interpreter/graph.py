@@ -50,6 +50,7 @@ class GraphNode:
     t_first: float = 0.0
     t_done: float = 0.0
     source: Any = field(default=None, repr=False)  # the value whose text this literal will be
+    ref: Wire | None = field(default=None, repr=False)  # how an endpoint is told to find that text itself
     timeout: float | None = None  # seconds that it may take once everything before it is there
 
     @property
@@ -120,6 +121,7 @@ class GraphBranch:
     children: list[GraphBranch] = field(default_factory=list, repr=False)
     known: bool = False
     sent: int = 0
+    ready: int = 0  # how many of its nodes the endpoint may know, as of the last look
     ended: bool = False
     end_sent: bool = False
     failure: Any = field(default=None, repr=False)
@@ -150,37 +152,27 @@ class GraphBranch:
         return found
 
     @property
-    def ready(self) -> int:
-        """How many of its nodes the endpoint may know: those before the first whose text is not there yet."""
-        for i in range(self.sent, len(self.nodes)):
-            node = self.nodes[i]
-            if node.failure is not None or (node.source is not None and node.text is None):
-                return i
-        return len(self.nodes)
-
-    @property
-    def rooted(self) -> bool:
-        """Whether everything that it inherits may be known to the endpoint."""
+    def held_by(self) -> GraphBranch | None:
+        """The branch of whose nodes, which it inherits, the endpoint may not know enough yet."""
         branch = self
         while branch.parent is not None and not branch.known:
             if branch.parent.ready < branch.at:
-                return False
+                return branch.parent
             branch = branch.parent
-        return True
+        return None
 
     def _pending(self) -> bool:
         """Whether there is something to send of it. A branch that never said anything needs no goodbye."""
-        if not self.rooted:
+        if self.held_by is not None:
             return False
-        ready = self.ready
-        if ready > self.sent:
+        if self.ready > self.sent:
             return True
         closing = self.known and self.ended and not self.end_sent
-        return closing and ready == len(self.nodes) and self.failure is None
+        return closing and self.ready == len(self.nodes) and self.failure is None
 
     def _whole(self) -> bool:
         """Whether nothing of it must still be waited for before the program can be ended at the endpoint."""
-        return self.failure is not None or (self.rooted and self.ready == len(self.nodes))
+        return self.failure is not None or (self.held_by is None and self.ready == len(self.nodes))
 
 
 class ProgramGraph:
@@ -194,6 +186,7 @@ class ProgramGraph:
         self.end_sent = False
         self.name = ""  # of the function
         self.tokens = False  # whether the endpoint is asked for the ids of the prompts
+        self.refs = False  # whether the endpoint finds the texts of quotes itself
         self.started = time.perf_counter()
 
     def append(
@@ -226,6 +219,7 @@ class ProgramGraph:
 
         With `names`, each node also carries the user's `name` and `where`, for endpoints that ask for them.
         """
+        self._look()
         wanted = self._branches_to_send()
         started = any(branch.known for branch in self.branches.values())
         closing = self.end and not self.end_sent and (bool(wanted) or started)
@@ -247,6 +241,33 @@ class ProgramGraph:
         for node in dropped:
             node.dropped = True
         return dropped
+
+    def _look(self) -> None:
+        """See how many nodes of each branch the endpoint may know: those before the first that has failed, or whose
+        text is neither there nor to be found by the endpoint in nodes that it may know."""
+        waiting: dict[str, list[GraphBranch]] = {}
+        for branch in self.branches.values():
+            branch.ready = branch.sent
+        todo = list(reversed(self.branches.values()))
+        while todo:
+            branch = todo.pop()
+            before, holder = branch.ready, branch.held_by
+            while holder is None and branch.ready < len(branch.nodes):
+                node = branch.nodes[branch.ready]
+                if node.failure is not None:
+                    break
+                if node.source is not None and node.text is None:
+                    if node.ref is None or not self.refs:
+                        break
+                    quoted = self.branches[node.ref["branch"]]
+                    if quoted.ready < node.ref["node"] + node.ref.get("count", 1):
+                        holder = quoted
+                        break
+                branch.ready += 1
+            if holder is not None:
+                waiting.setdefault(holder.id, []).append(branch)
+            if branch.ready > before:
+                todo += waiting.pop(branch.id, ())
 
     def _branches_to_send(self) -> list[GraphBranch]:
         """Branches with something to say, and the unknown ancestors that they hang from; parents first."""
@@ -271,7 +292,10 @@ class ProgramGraph:
         for node in nodes:
             node.t_sent = now
         out["first"] = branch.sent
-        out["nodes"] = [{**n.wire, "name": n.name, "where": n.where} if names else n.wire for n in nodes]
+        wires = [n.wire if n.text is not None or n.ref is None else n.ref for n in nodes]
+        if names:
+            wires = [{**wire, "name": n.name, "where": n.where} for wire, n in zip(wires, nodes, strict=True)]
+        out["nodes"] = wires
         out["end"] = (branch.ended or self.end) and ready == len(branch.nodes)
         branch.known, branch.sent, branch.end_sent = True, ready, out["end"]
         return out

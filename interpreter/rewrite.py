@@ -68,6 +68,9 @@ class Passing(Endpoint):
     def token_bytes(self, ids: Iterable[int]) -> dict[int, bytes]:
         return self.inner.token_bytes(ids)
 
+    def resolves_refs(self) -> bool:
+        return self.inner.resolves_refs()
+
     def flush_cache(self) -> None:
         self.inner.flush_cache()
 
@@ -121,6 +124,10 @@ class Merging(Passing):
         self._parents: dict[str, Place | None] = {}  # of the endpoint's branches
         self._lock = threading.RLock()
         self._on_event_of_run: OnEvent | None = None
+
+    def resolves_refs(self) -> bool:
+        """No: what a reference means may stand elsewhere at the endpoint, or nowhere."""
+        return False
 
     # --- out
 

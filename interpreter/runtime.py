@@ -130,7 +130,7 @@ class Run:
             name = node.name if isinstance(node, (Gen, Select)) else None
             added = self.graph.append(branch, wire, where=node.where, name=name, text=text)
             if isinstance(node, Ref):
-                added.source, added.name = node.value, node.name
+                added.source, added.name, added.ref = node.value, node.name, node.value.reference()
             self.log.said(added)
             if isinstance(node, Ref):
                 self._refs.append(added)
@@ -190,13 +190,13 @@ class Run:
     def flush(self) -> None:
         """Send everything that was not sent yet, as one delta. A failing endpoint fails the nodes of the delta."""
         with self._send:
+            self.graph.refs |= any(node.ref for node in list(self._refs)) and self.endpoint.resolves_refs()
             with self.changed:
                 delta = self.graph.take_delta(names=self._names)
-                if delta is not None:
-                    self.log.sent(self.graph, delta)
-                    self.wake()
-            if delta is None:
-                return
+                if delta is None:
+                    return
+                self.log.sent(self.graph, delta)
+                self.wake()
             if self.options.num_api_spec_tokens is not None and "speculation" in self.endpoint.capabilities:
                 delta["hints"] = {"num_api_spec_tokens": self.options.num_api_spec_tokens}
             if self.options.priority is not None:
@@ -272,7 +272,8 @@ class Run:
                 failed = Failure(error, node)
             if failed is not None:
                 self._spread(node.branch, node.index, failed)
-            timers.flush_soon(self)
+            if node.index >= node.branch.sent:
+                timers.flush_soon(self)
 
     # --- bounds
 

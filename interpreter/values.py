@@ -4,7 +4,7 @@ long before its text exists, and only reading it waits."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -55,6 +55,11 @@ class Value(ABC):
         """The text that stands for it where it is quoted. Called once its nodes have settled."""
         return str(self.raw(run))
 
+    def reference(self) -> dict[str, Any] | None:
+        """The `ref` node that stands for it on the wire; None if it is more than the text of nodes that follow each
+        other in a branch, so that only `quote` can tell."""
+        return None
+
     def meta(self, run: Run, timeout: float | None = None) -> dict[str, Any] | None:
         """The endpoint's account of what made it, waiting for it if need be; None if no gen or select did."""
         node = self.node()
@@ -70,6 +75,14 @@ def typed(node: GraphNode, type: TypeSpec, text: str) -> Any:
         return type.value_of(text)
     except ValueError as error:
         raise unreadable(node, error) from error
+
+
+def _reference(nodes: Sequence[GraphNode], **more: Any) -> dict[str, Any] | None:
+    if not nodes or any(node.kind == "image" for node in nodes):
+        return None
+    first = nodes[0]
+    count = {"count": len(nodes)} if len(nodes) > 1 else {}
+    return {"kind": "ref", "branch": first.branch.id, "node": first.index, **count, **more}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +115,9 @@ class Made(Value):
 
     def node(self) -> GraphNode:
         return self.made_by
+
+    def reference(self) -> dict[str, Any] | None:
+        return _reference([self.made_by])
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +259,9 @@ class Captured(Value):
     def nodes(self) -> list[GraphNode]:
         return self.branch.nodes[self.start : self.end]
 
+    def reference(self) -> dict[str, Any] | None:
+        return _reference(self.nodes())
+
 
 @dataclass(frozen=True, slots=True)
 class Whole(Value):
@@ -259,6 +278,9 @@ class Whole(Value):
 
     def nodes(self) -> list[GraphNode]:
         return list(self.parts)
+
+    def reference(self) -> dict[str, Any] | None:
+        return _reference(self.parts, part="none")
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ MAY = {
     ),
     "backend/engine.py": ("lang.errors", "lang.params", "backend"),
     "backend/bench": ("lang.errors", "lang.params", "backend"),
+    "backend/bench/program": ("lang", "interpreter", "backend"),  # clients of a server, as their users are
 }  # fmt: skip
 
 

@@ -24,10 +24,12 @@ Sink = Callable[[Event], None]
 
 
 class State(Enum):
-    """IDLE: nothing to run (or waiting for its parent). COMPILING: its grammar is being made. WAITING: queued.
-    RUNNING: has a row. SCORING: its choices run as branches of their own. DONE: ended, failed or cancelled."""
+    """IDLE: nothing to run (or waiting for its parent). REFERRING: waiting for the text of nodes that it refers to.
+    COMPILING: its grammar is being made. WAITING: queued. RUNNING: has a row. SCORING: its choices run as branches of
+    their own. DONE: ended, failed or cancelled."""
 
     IDLE = "idle"
+    REFERRING = "referring"
     COMPILING = "compiling"
     WAITING = "waiting"
     RUNNING = "running"
@@ -133,6 +135,7 @@ class Branch:
         "children",
         "claims",
         "cursor",
+        "dependents",
         "ended",
         "error",
         "expects",
@@ -152,6 +155,7 @@ class Branch:
         "started",
         "state",
         "tail",
+        "texts",
         "work",
     )
 
@@ -176,6 +180,8 @@ class Branch:
         self.work: Work | None = None
         self.scoring: Scoring | None = None
         self.children: list[Branch] = []
+        self.texts: dict[int, str] = {}  # what nodes came to say whose text the client did not give
+        self.dependents: dict[Branch, int] = {}  # who refers to this branch, and waits for how many of its nodes
         self.on_done: Callable[[Branch], None] | None = None
 
     def ids(self, n: int | None = None) -> Int32:
@@ -190,12 +196,18 @@ class Branch:
         assert self.row < 0
         self._ids = ids
 
+    def final_ids(self, n: int) -> Int32:
+        """The first n tokens, which are final, to keep: without a row nobody writes to them, so it is a view."""
+        return self.ids(n).copy() if self.row >= 0 else self._ids[:n]
+
     @property
     def length(self) -> int:
         return int(self.program.rows.length[self.row]) if self.row >= 0 else len(self._ids)
 
     def emit(self, node: int, event: str, **fields: Any) -> None:
         """Send an event about one of this branch's nodes to whoever sent the node. A listener that raises is logged."""
+        if event in ("done", "text"):
+            self.texts[node] = fields["text"]
         try:
             self.sinks[node]({"event": event, "branch": self.id, "node": node, **fields})
         except Exception:  # theirs, not ours: the engine serves others too

@@ -23,6 +23,7 @@ from stemma.backend.messages import (
     GenNode,
     GraphDelta,
     IdsNode,
+    RefNode,
     RoleBeginNode,
     RoleEndNode,
     TextNode,
@@ -32,6 +33,7 @@ from stemma.backend.messages import (
 from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.after import AfterToken
 from stemma.backend.scheduler.branch import Branch, Mark, Program, Sink, State, Work
+from stemma.backend.scheduler.refs import check_refs, quoted
 from stemma.backend.scheduler.select import start_select
 from stemma.backend.scheduler.tools import Compile, TextTools
 from stemma.lang.errors import CancelledError, ConstraintError, EngineDeadError, RequestError, StemmaError
@@ -125,6 +127,7 @@ class Graph:
             if known and program is not None and given.nodes and (old := program.branches.get(given.id)) and old.ended:
                 raise RequestError(f"{where} has ended and takes no more nodes", param="nodes")
             counts[given.id] = given.first + len(given.nodes)
+        check_refs(delta, program, counts)
 
     def _append(self, program: Program, given: BranchDelta, sink: Sink) -> Branch:
         branch = program.branches.get(given.id)
@@ -163,6 +166,8 @@ class Graph:
             return
         if not branch.marks and branch.state is not State.DONE:
             self.mark(branch, 0)
+        if branch.state is State.REFERRING:
+            branch.state = State.IDLE  # look again
         while branch.state is State.IDLE and branch.cursor < len(branch.nodes):
             try:
                 self._run(branch)
@@ -188,7 +193,7 @@ class Graph:
         if len(parent.marks) <= branch.at:
             return False
         mark = parent.marks[branch.at]
-        branch.set_ids(parent.ids(mark.n_ids).copy())
+        branch.set_ids(parent.final_ids(mark.n_ids))
         branch.tail, branch.roles = mark.tail, mark.roles
         branch.started = True
         return True
@@ -198,6 +203,14 @@ class Graph:
         if isinstance(node, TextNode):
             if node.text:
                 branch.tail += ((node.text, False),)
+        elif isinstance(node, RefNode):
+            text = quoted(branch, node)
+            if text is None:
+                self._refer(branch, node)
+                return
+            branch.texts[branch.cursor] = text
+            if text:
+                branch.tail += ((text, False),)
         elif isinstance(node, RoleBeginNode):
             begin, _ = self.text.markers(node.role, branch.roles)
             branch.tail += ((begin, True),)
@@ -223,9 +236,25 @@ class Graph:
             return
         self.mark(branch, branch.cursor + 1)
 
+    def _refer(self, branch: Branch, node: RefNode) -> None:
+        """Wait for the nodes that a reference means. The row and slots are for those who can run meanwhile."""
+        branch.state = State.REFERRING
+        branch.program.branches[node.branch].dependents[branch] = node.end
+        if branch.row >= 0:
+            self.memory.release(branch)
+        self.memory.hold_lease(branch)
+
+    def _wake(self, source: Branch, reached: int) -> None:
+        """Let the branches look again that refer to nodes which are there now, or never will be."""
+        if source.dependents:
+            for branch in [b for b, end in source.dependents.items() if end <= reached]:
+                del source.dependents[branch]
+                self._ready.append(branch)
+
     def mark(self, branch: Branch, cursor: int) -> None:
         branch.cursor = cursor
         branch.marks.append(Mark(branch.length, branch.tail, branch.roles))
+        self._wake(branch, cursor)
         self._ready.extend(c for c in branch.children if c.at == cursor and not c.started)
 
     def encode(self, branch: Branch, more: tuple[tuple[str, bool], ...]) -> list[int]:
@@ -448,6 +477,7 @@ class Graph:
     def _report(self, branch: Branch, event: dict[str, Any]) -> None:
         open_nodes = branch.open_nodes()
         branch.cursor = len(branch.nodes)
+        self._wake(branch, branch.cursor)
         for node in open_nodes:
             branch.emit(node, "error", error=event)
 
@@ -464,7 +494,7 @@ class Graph:
         for branch in branches:  # parents come before children
             if branch.parent in chosen:
                 chosen.add(branch)
-        for branch in branches:
+        for branch in sorted(branches, key=lambda b: b.state is not State.REFERRING):  # each by its own cancel
             if branch in chosen:
                 branch.ended = True
                 if branch.state is not State.DONE:

@@ -81,6 +81,7 @@ async def model_info(request: Request) -> Response:
     service: Service = request.app.state.service
     info = service.model_info
     names = ("model_path", "tokenizer_path", "served_model_name", "architectures", "context_length", "vocab_size")
+    names += ("graph_refs",)
     return json_response({"is_generation": True, **{n: info[n] for n in names if n in info}})
 
 

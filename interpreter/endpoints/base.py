@@ -21,6 +21,7 @@ class Endpoint(ABC):
       priority   a delta may carry `hints`: {"priority": n}
       tokens   takes `tokens` in a delta, and `token_bytes` tells what ids stand for
       replay   answers from a record, and so wants the deltas of the program as it is
+      refs     takes `ref` nodes, whose text it finds itself
       images   takes image nodes that hold data
       image_urls   takes image nodes that hold an address
     `quiet_seconds`: how long a program must be silent before what it said so far is sent unasked; None: only when a
@@ -54,6 +55,10 @@ class Endpoint(ABC):
     def token_bytes(self, ids: Iterable[int]) -> dict[int, bytes]:
         """What each of these ids stands for in text; empty where the endpoint cannot tell. Raises `EndpointError`."""
         return {}
+
+    def resolves_refs(self) -> bool:
+        """Whether a delta may hold `ref` nodes. Asked when a program has something to quote; may ask a server, once."""
+        return "refs" in self.capabilities
 
     def for_item(self, index: int) -> Endpoint:
         """The endpoint for item `index` of a batch; itself, unless it tells the items apart."""

@@ -5,10 +5,12 @@ A server that knows no graphs but answers `/generate`, as SGLang's does, gets re
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 # 500 is the engine's own answer, and the delta may have been taken; the others come before anything ran
 TRY_AGAIN = (429, 502, 503, 504)
+
+REFS_SECONDS = 5.0  # how long a server may take to say whether it resolves refs; else it is asked again, but not at once
 
 Address = tuple[str, int]
 
@@ -160,6 +164,9 @@ class RuntimeEndpoint(Endpoint):
         self._closed = False
         self._closing = threading.Event()
         self._pool: requests.Session | None = None
+        self._refs: bool | None = None  # whether the server takes ref nodes, if it has said so
+        self._ask_refs_at = 0.0  # monotonic
+        self._asking = threading.Lock()
 
     def __repr__(self) -> str:
         return f"RuntimeEndpoint({self.base_url!r})"
@@ -202,6 +209,29 @@ class RuntimeEndpoint(Endpoint):
     def info(self) -> dict[str, Any]:
         """The server's `/get_model_info`. Raises `EndpointError`."""
         return self._call("GET", "/get_model_info")
+
+    def resolves_refs(self) -> bool:
+        """Whether the server says so in its information. Inside an event loop nobody waits for it: no, until it has."""
+        if self._protocol == "generate" or self._refs is not None:
+            return bool(self._refs) and self._protocol != "generate"
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._ask_refs()
+        threading.Thread(target=self._ask_refs, name="stemma-info", daemon=True).start()
+        return False
+
+    def _ask_refs(self) -> bool:
+        with self._asking:
+            if self._refs is None and time.monotonic() >= self._ask_refs_at and not self._closed:
+                try:
+                    info = self._call("GET", "/get_model_info", seconds=REFS_SECONDS)
+                    self._refs = info.get("graph_refs") is True
+                except EndpointError as error:
+                    if error.status is not None and error.status < 500:
+                        self._refs = False
+                    self._ask_refs_at = time.monotonic() + REFS_SECONDS
+            return bool(self._refs)
 
     def token_bytes(self, ids: Iterable[int]) -> dict[int, bytes]:
         if self._protocol == "generate":  # such a server does not tell
@@ -351,10 +381,10 @@ class RuntimeEndpoint(Endpoint):
         except EndpointError:
             return False
 
-    def _call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    def _call(self, method: str, path: str, body: Any = None, seconds: float = 60.0) -> dict[str, Any]:
         url = self.base_url + path
         try:
-            response = self._session().request(method, url, json=body, timeout=(CONNECT_SECONDS, 60.0))
+            response = self._session().request(method, url, json=body, timeout=(min(CONNECT_SECONDS, seconds), seconds))
         except Exception as error:
             raise self._transport_error(error) from error
         if response.status_code >= 400:

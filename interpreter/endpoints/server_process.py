@@ -53,6 +53,11 @@ class Runtime:
             self.shutdown()
             raise
 
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._process.pid
+
     def _listen(self) -> None:
         """Keep what the server says; the first address in it is where it listens."""
         assert self._process.stdout is not None
