@@ -48,6 +48,9 @@ class Scheduler:
         seed: int = 0,
         lease: float = 60.0,
         check_every: float = CHECK_EVERY,
+        max_prefill: int = 16384,
+        same_step_sharing: bool = True,
+        mixed_chunk: bool = True,
     ) -> None:
         self.runner = runner
         self.slots = SlotAllocator(runner.num_slots, page_size)
@@ -59,7 +62,15 @@ class Scheduler:
         )
         eos_ids = text.tokenizer.eos_ids
         self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap)
-        self.planner = Planner(self.memory, chunk, self.masker, draft != "off")
+        self.planner = Planner(
+            self.memory,
+            chunk,
+            self.masker,
+            draft != "off",
+            max_prefill=max_prefill,
+            same_step_sharing=same_step_sharing or not radix,
+            mixed_chunk=mixed_chunk,
+        )
         self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward, draft == "forced")
         self.tokens_computed = 0
         self._next_expire = time.monotonic() + EXPIRE_EVERY
