@@ -78,6 +78,8 @@ class Engine:
             context_length=config.context_length,
             max_running_requests=config.max_running_requests,
             page_size=config.page_size,
+            host_tokens=config.host_cache_tokens,
+            host_path=config.host_cache_path,
             seed=config.random_seed,
             num_threads=config.num_threads,
         )
@@ -102,6 +104,7 @@ class Engine:
             radix=not config.disable_radix_cache,
             page_size=config.page_size,
             eviction=config.radix_eviction_policy,
+            host=self.runner.host,
             jump_forward=not config.disable_jump_forward,
             mask_overlap=not config.disable_mask_overlap,
             draft=config.draft,

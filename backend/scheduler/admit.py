@@ -226,10 +226,11 @@ class Memory:
             self.cache.unlock(handle)
             branch.handle = None
             return False
+        match, branch.handle = self.cache.load(match, handle, self.ensure)
         self._enter_row(branch, ids, match.slots)
         if not work.admitted:
             work.admitted, work.cached, work.t_admit = True, match.length, time.perf_counter()
-            self.cache.used(handle, match.length, len(ids))
+            self.cache.used(branch.handle, match.length, len(ids))
         return True
 
     def _enter_row(self, branch: Branch, ids: np.ndarray, cached_slots: np.ndarray) -> None:
