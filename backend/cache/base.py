@@ -87,7 +87,7 @@ class PrefixCache(Protocol):
         ...
 
     def load(self, match: Match, handle: Any, make_room: Callable[[int], bool]) -> tuple[Match, Any]:
-        """Bring a locked match's `host` tokens back if that is worth it and there is room (`make_room(k)` frees k slots).
+        """Bring a locked match's `host` tokens back, if that is worth it and `make_room(k)` can free k slots for them.
 
         Returns the longer match and its handle, which takes the place of the given one; or both as they were. It brings
         back all or nothing.

@@ -1,4 +1,4 @@
-"""What the host tier of the prefix cache asks of a runner, and when bringing tokens back is cheaper than computing them."""
+"""What the host tier of the prefix cache asks of a runner, and when loading back is cheaper than computing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SETTLE = 0.1  # weight of a new observation
 class HostCopies(Protocol):
     """Keys and values of slots, kept in host memory (or a file) under host slots. A runner implements it.
 
-    Copies and steps happen in the order in which they were asked for: a copy sees all that steps launched before it have
-    written, and is done before any step launched after it reads or writes. (On one thread, or one stream, that is so by
-    itself; a runner whose steps run elsewhere queues copies behind them.) So slots may be given to somebody else as soon
-    as `copy_out` has returned, although it may not have read them yet.
+    Copies and steps happen in the order in which they were asked for: a copy sees all that steps launched before it
+    have written, and is done before any step launched after it reads or writes. (On one thread, or one stream, that is
+    so by itself; a runner whose steps run elsewhere queues copies behind them.) So slots may be given to somebody else
+    as soon as `copy_out` has returned, although it may not have read them yet.
     """
 
     host_slots: int  # host slot 0 is never used, nor is the rest of its page

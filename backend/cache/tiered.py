@@ -1,15 +1,15 @@
-"""The radix cache with a second tier: what is evicted from the KV pool moves to host memory, and comes back when needed.
+"""The radix cache with a second tier: what is evicted from the KV pool moves to host memory, and comes back later.
 
 One tree for both tiers. A node has slots, or host slots, or both. The invariants (`check`):
 
 * having slots is closed under prefixes: the parent of a node with slots has slots (or is a root);
 * a node loses its slots only when its host copy is complete, else it leaves the tree with all below it;
-* a token is lost from the host only when it has no slots, leaves first, in the order of the eviction policy; a host copy
-  that duplicates slots is given up before that, as nothing is lost by it;
+* a token is lost from the host only when it has no slots, leaves first, in the order of the eviction policy; a host
+  copy that duplicates slots is given up before that, as nothing is lost by it;
 * loading back is all or nothing for the chain of nodes that it is asked for, which is pinned on both sides meanwhile.
 
-A node that was loaded back keeps its host copy, so evicting it again copies nothing. When a row has computed tokens that
-are on the host only (nobody thought loading worth it), `insert` gives its slots to their nodes.
+A node that was loaded back keeps its host copy, so evicting it again copies nothing. When a row has computed tokens
+that are on the host only (nobody thought loading worth it), `insert` gives its slots to their nodes.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +61,8 @@ class HostPool:
             return torch.empty(shape, dtype=self._keys.dtype, pin_memory=self._cuda)
         except RuntimeError as error:
             raise RequestError(
-                f"host_cache_tokens: no {_gib(self.nbytes)} of memory can be {'pinned' if self._cuda else 'taken'}: {error}; "
-                "give fewer",
+                f"host_cache_tokens: no {_gib(self.nbytes)} of memory can be {'pinned' if self._cuda else 'taken'}: "
+                f"{error}; give fewer",
                 param="host_cache_tokens",
             ) from None
 
@@ -152,4 +153,4 @@ def _gib(size: int) -> str:
 def _runs(host: Int32) -> list[tuple[int, int, int]]:
     """Runs of neighbouring host slots: (first index, index behind the last, first host slot)."""
     cuts = [0, *(np.flatnonzero(np.diff(host) != 1) + 1).tolist(), len(host)]
-    return [(a, b, int(host[a])) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [(a, b, int(host[a])) for a, b in pairwise(cuts)]

@@ -238,7 +238,7 @@ def test_a_duplicate_on_the_host_goes_before_what_is_only_there():
     world.insert(pages(1, 1, 2))
     world.insert(pages(1, 3, 4))
     world.cache.evict(99)
-    match, handle = world.load(pages(1, 3, 4))  # the newest, but its host copy is a duplicate now
+    _, handle = world.load(pages(1, 3, 4))  # the newest, but its host copy is a duplicate now
     world.insert(pages(1, 5))
     assert world.cache.evict(1) == 1
     assert world.cache.match(pages(1, 1, 2), 2).host == 2 and world.cache.match(pages(1, 5), 1).host == 1

@@ -76,7 +76,7 @@ def test_runs_of_neighbours():
 
 def test_what_does_not_fit_is_said_with_its_size(tmp_path: Path):
     pool = filled(torch.float32)
-    with pytest.raises(RequestError, match="host_cache_tokens: 64 tokens take 0.00 GiB of memory"):
+    with pytest.raises(RequestError, match=r"host_cache_tokens: 64 tokens take 0.00 GiB of memory"):
         HostPool(pool, 64, 100)
     with pytest.raises(RequestError, match="host_cache_path must be an existing directory"):
         HostPool(pool, 64, PLENTY, tmp_path / "nowhere")
