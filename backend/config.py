@@ -71,6 +71,12 @@ class EngineConfig:
         "fewer than two times, then the others",
         ("lru", "lfu", "slru"),
     )
+    host_cache_tokens: int = _opt(
+        0, "tokens evicted from the KV pool that are kept in host memory and copied back when that is cheaper; 0: none"
+    )
+    host_cache_path: str | None = _opt(
+        None, "an existing directory, on a fast disk, where they are kept in an unnamed file instead of memory"
+    )
     grammar_backend: str = _opt(
         "native", "engine of constraints; the others are optional extras", ("native", "llguidance", "xgrammar")
     )
@@ -114,6 +120,21 @@ class EngineConfig:
                 f"max_total_tokens must be at least one page of {self.page_size} tokens (page_size), got "
                 f"{self.max_total_tokens}",
                 param="max_total_tokens",
+            )
+        host = self.host_cache_tokens
+        if isinstance(host, bool) or not isinstance(host, int) or host < 0 or 0 < host < self.page_size:
+            raise RequestError(
+                f"host_cache_tokens must be 0 or an integer of at least one page ({self.page_size}), got {host!r}",
+                param="host_cache_tokens",
+            )
+        if host and self.disable_radix_cache:
+            raise RequestError(
+                f"host_cache_tokens={host} needs the radix cache, which disable_radix_cache turns off",
+                param="host_cache_tokens",
+            )
+        if self.host_cache_path is not None and not host:
+            raise RequestError(
+                f"host_cache_path={self.host_cache_path!r} needs host_cache_tokens", param="host_cache_path"
             )
         if self.disable_radix_cache and self.radix_eviction_policy != "lru":
             raise RequestError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -16,13 +17,17 @@ Namespace = tuple[Any, ...]  # typed fields (tenant, adapter, weight version), n
 class Match:
     """The longest cached prefix found: `slots` of its `length` tokens. `node`/`offset` locate it for `lock`.
 
-    Valid until the next insert or evict: lock it before either.
+    Valid until the next insert or evict: lock it before either. `host` further tokens are in host memory, up to
+    `host_offset` in `host_node` (see `tiered`).
     """
 
     length: int
     slots: Int32
     node: Any
     offset: int
+    host: int = 0
+    host_node: Any = None
+    host_offset: int = 0
 
 
 @dataclass(slots=True)
@@ -32,7 +37,11 @@ class CacheStats:
     lookup_tokens: int = 0  # of the sequences that asked for their prefix
     hit_tokens: int = 0  # of them, those that the cache had
     inserted_tokens: int = 0
-    evicted_tokens: int = 0
+    evicted_tokens: int = 0  # whose slots were given up (with a host tier they may live on there)
+    host_stored_tokens: int = 0  # copied out to host memory
+    host_hit_tokens: int = 0  # brought back; they are hits too
+    host_loads: int = 0  # how often something was brought back
+    host_evicted_tokens: int = 0  # lost from host memory
 
     def figures(self) -> dict[str, Any]:
         """JSON-ready, each name with `cache_` before it, and the share of looked-up tokens that were there."""
@@ -77,6 +86,14 @@ class PrefixCache(Protocol):
         """Free at least k slots of unpinned tokens, in the order of its policy; returns how many were freed."""
         ...
 
+    def load(self, match: Match, handle: Any, make_room: Callable[[int], bool]) -> tuple[Match, Any]:
+        """Bring a locked match's `host` tokens back, if that is worth it and `make_room(k)` can free k slots for them.
+
+        Returns the longer match and its handle, which takes the place of the given one; or both as they were. It brings
+        back all or nothing.
+        """
+        ...
+
     def reset(self) -> None:
         """Forget everything and free its slots. Only when nothing is pinned."""
         ...
@@ -99,9 +116,8 @@ class PrefixCache(Protocol):
         """Tokens cached."""
         ...
 
-    @property
-    def node_count(self) -> int:
-        """Nodes of the tree, roots not counted."""
+    def figures(self) -> dict[str, Any]:
+        """Counters and sizes, JSON-ready."""
         ...
 
     def all_slots(self) -> Int32:
@@ -121,7 +137,6 @@ class NoCache:
 
     evictable = 0
     size = 0
-    node_count = 0
 
     def __init__(self) -> None:
         self.stats = CacheStats()
@@ -150,8 +165,14 @@ class NoCache:
     def evict(self, k: int) -> int:
         return 0
 
+    def load(self, match: Match, handle: Any, make_room: Callable[[int], bool]) -> tuple[Match, Any]:
+        return match, handle
+
     def reset(self) -> None:
         return None
+
+    def figures(self) -> dict[str, Any]:
+        return self.stats.figures()
 
     def all_slots(self) -> Int32:
         return _EMPTY

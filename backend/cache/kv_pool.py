@@ -22,6 +22,10 @@ class KVPool:
         self.keys: list[Tensor] = list(self._keys)
         self.values: list[Tensor] = list(self._values)
 
+    def stacked(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of all layers, [layers, num_slots, Hkv, D] each."""
+        return self._keys, self._values
+
     @staticmethod
     def bytes_per_slot(layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> int:
         """Bytes that one token takes in all layers, keys and values together."""

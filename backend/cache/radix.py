@@ -25,15 +25,25 @@ PROTECTED_HITS = 2  # slru: a node that was used so often is evicted after those
 
 class Node:
     """ids and slots are equally long. `locks` counts handles at or below, `hits` the sequences that ran on it, `tick`
-    is when it was last matched or inserted. Root nodes are empty and never evicted; `namespace` is theirs alone."""
+    is when it was last matched or inserted. Root nodes are empty and never evicted; `namespace` is theirs alone.
 
-    __slots__ = ("children", "hits", "ids", "locks", "namespace", "offered", "parent", "slots", "tick")
+    With a host tier a node has slots or host slots or both, and only children of nodes with slots have slots; `live`
+    counts the children that do. Without one, every node has slots.
+    """
+
+    __slots__ = (
+        "children", "hits", "host", "host_serial", "ids", "live", "locks", "namespace", "offered", "parent", "slots",
+        "tick",
+    )  # fmt: skip
 
     def __init__(self, parent: Node | None, ids: Int32, slots: Int32, tick: int) -> None:
         self.parent = parent
         self.ids = ids
         self.slots = slots
+        self.host: Int32 = _EMPTY
+        self.host_serial = 0
         self.children: dict[int | bytes, Node] = {}
+        self.live = 0
         self.locks = 0
         self.hits = 0
         self.tick = tick
@@ -80,10 +90,6 @@ class RadixCache:
     def evictable(self) -> int:
         return self._evictable
 
-    @property
-    def node_count(self) -> int:
-        return self._nodes
-
     # -- lookup ----------------------------------------------------------------------------------------------------
 
     def _key(self, ids: Int32, at: int = 0) -> int | bytes:
@@ -109,7 +115,7 @@ class RadixCache:
         length, offset = 0, 0
         while length < len(ids):
             child = node.children.get(self._key(ids, length))
-            if child is None:
+            if child is None or not len(child.slots):
                 break
             common = self._common(child.ids, ids[length:])
             parts.append(child.slots[:common])
@@ -136,7 +142,7 @@ class RadixCache:
         walk: Node | None = node
         while walk is not None:
             if walk.locks == 0:
-                self._evictable -= len(walk.ids)
+                self._evictable -= len(walk.slots)
             walk.locks += 1
             walk = walk.parent
 
@@ -146,8 +152,8 @@ class RadixCache:
             walk.locks -= 1
             assert walk.locks >= 0, "unlocked more often than locked"
             if walk.locks == 0:
-                self._evictable += len(walk.ids)
-                if not walk.children:
+                self._evictable += len(walk.slots)
+                if not walk.live:
                     self._spare(walk)
             walk = walk.parent
 
@@ -189,7 +195,7 @@ class RadixCache:
         length, offset = 0, 0
         while length < len(ids):
             child = node.children.get(self._key(ids, length))
-            if child is None:
+            if child is None or not len(child.slots):
                 break
             common = self._common(child.ids, ids[length:])
             length += common
@@ -200,8 +206,9 @@ class RadixCache:
             return -1, None
         if node.parent is not None and offset < len(node.ids):
             node = self._split(node, offset)
-        if length < len(ids):
-            node = self._attach(node, ids[length:].copy(), slots[length:].copy())
+        held, node = self._revive(node, ids, slots, length)
+        if held < len(ids):
+            node = self._attach(node, ids[held:].copy(), slots[held:].copy())
         self._add_lock(node)
         walk: Node | None = node
         while walk is not None:
@@ -209,9 +216,14 @@ class RadixCache:
             walk = walk.parent
         return length, node
 
+    def _revive(self, node: Node, ids: Int32, slots: Int32, length: int) -> tuple[int, Node]:
+        """Give nodes below `node` that continue with ids[length:] but have no slots these ones. Returns how far."""
+        return length, node
+
     def _attach(self, parent: Node, ids: Int32, slots: Int32) -> Node:
         node = Node(parent, ids, slots, self._tick)
         parent.children[self._key(ids)] = node
+        parent.live += 1
         self._nodes += 1
         self._size += len(ids)
         self._evictable += len(ids)
@@ -225,9 +237,12 @@ class RadixCache:
         assert parent is not None and 0 < at < len(node.ids) and at % self._page == 0
         upper = Node(parent, node.ids[:at].copy(), node.slots[:at].copy(), node.tick)
         upper.locks, upper.hits = node.locks, node.hits
+        upper.host = node.host[:at].copy()
+        upper.live = int(len(node.slots) > 0)
         upper.children[self._key(node.ids, at)] = node
         parent.children[self._key(node.ids)] = upper
-        node.parent, node.ids, node.slots = upper, node.ids[at:].copy(), node.slots[at:].copy()
+        node.parent, node.ids = upper, node.ids[at:].copy()
+        node.slots, node.host = node.slots[at:].copy(), node.host[at:].copy()
         self._nodes += 1
         return upper
 
@@ -238,34 +253,46 @@ class RadixCache:
         while freed < k and self._heap:
             key, _, node = heapq.heappop(self._heap)
             node.offered = False
-            if node.locks or node.children:
+            if node.locks or node.live or not len(node.slots):
                 continue  # offered again when that is over
             if self._rank(node) != key:
                 self._offer(node)  # used since it was offered
                 continue
-            freed += len(node.ids)
-            self._drop(node)
+            freed += len(node.slots)
+            self._give_up(node)
         self.stats.evicted_tokens += freed
         return freed
 
-    def _drop(self, node: Node) -> None:
-        """Take an unpinned leaf out of the tree and free its slots."""
+    def _give_up(self, node: Node) -> None:
+        """An unpinned leaf loses its slots, and is no longer in the tree."""
         parent = node.parent
         assert parent is not None
-        self._nodes -= 1
-        self._evictable -= len(node.ids)
-        self._size -= len(node.ids)
-        self._allocator.free(node.slots)
-        del parent.children[self._key(node.ids)]
-        node.parent = None
-        if not parent.locks and not parent.children:
+        self._allocator.free(self._take_slots(node))
+        self._remove(node)
+        if not parent.locks and not parent.live:
             self._spare(parent)
 
+    def _take_slots(self, node: Node) -> Int32:
+        """The slots of an unpinned leaf, which has none from now on."""
+        assert node.parent is not None
+        slots, node.slots = node.slots, _EMPTY
+        self._evictable -= len(slots)
+        self._size -= len(slots)
+        node.parent.live -= 1
+        return slots
+
+    def _remove(self, node: Node) -> None:
+        assert node.parent is not None
+        del node.parent.children[self._key(node.ids)]
+        node.parent = None
+        self._nodes -= 1
+
     def _spare(self, node: Node) -> None:
-        """An unpinned node without children: a leaf can be evicted, an empty namespace is forgotten."""
+        """An unpinned node without children that have slots: it can be evicted. An empty namespace is forgotten."""
         if node.parent is not None:
-            self._offer(node)
-        elif self._roots.get(node.namespace) is node:
+            if len(node.slots):
+                self._offer(node)
+        elif not node.children and self._roots.get(node.namespace) is node:
             del self._roots[node.namespace]
 
     def _offer(self, node: Node) -> None:
@@ -273,6 +300,9 @@ class RadixCache:
             node.offered = True
             self._serial += 1
             heapq.heappush(self._heap, (self._rank(node), self._serial, node))
+
+    def load(self, match: Match, handle: Any, make_room: Callable[[int], bool]) -> tuple[Match, Any]:
+        return match, handle
 
     def reset(self) -> None:
         assert all(root.locks == 0 for root in self._roots.values()), "reset while a prefix is pinned"
@@ -295,6 +325,9 @@ class RadixCache:
             stack.extend(node.children.values())
         return out
 
+    def figures(self) -> dict[str, Any]:
+        return {"cache_nodes": self._nodes, **self.stats.figures()}
+
     def all_slots(self) -> Int32:
         parts = [node.slots for node in self.nodes()]
         return np.concatenate(parts) if parts else _EMPTY
@@ -305,8 +338,8 @@ class RadixCache:
         offered = {id(node): key for key, _, node in self._heap}
         assert len(offered) == len(self._heap), "a node is in the heap twice"
         for node in self.nodes():
-            size += len(node.ids)
-            assert len(node.ids) == len(node.slots)
+            size += len(node.slots)
+            assert node.live == sum(1 for child in node.children.values() if len(child.slots))
             assert node.offered == (id(node) in offered), "a node does not know whether it is in the heap"
             if node.parent is None:
                 assert self._roots[node.namespace] is node
@@ -317,9 +350,10 @@ class RadixCache:
             assert len(node.ids) % page == 0, "a node holds a part of a page"
             assert node.parent.children[self._key(node.ids)] is node
             assert node.parent.locks >= node.locks, "a locked node under an unlocked one"
+            self._check_copies(node)
             if node.locks == 0:
-                evictable += len(node.ids)
-                assert node.children or node.offered, "an evictable leaf is not in the heap"
+                evictable += len(node.slots)
+                assert node.live or not len(node.slots) or node.offered, "an evictable leaf is not in the heap"
                 assert not node.offered or offered[id(node)] <= self._rank(node), (
                     "a node's place in the heap is too late"
                 )
@@ -329,6 +363,9 @@ class RadixCache:
         slots = self.all_slots()
         assert distinct(slots), "two nodes own one slot"
         assert (slots == self._allocator.whole(slots)).all() and not (slots[::page] % page).any(), "a page is torn"
+
+    def _check_copies(self, node: Node) -> None:
+        assert len(node.slots) == len(node.ids) and not len(node.host)
 
 
 def handle_length(handle: Any) -> int:

@@ -1,8 +1,8 @@
 """KV slots: which are free. A slot is the index of one token's keys and values in the KV pool.
 
 Slots are handed out in pages of P (the page size): slot = page * P + offset. A sequence keeps the token at position p
-at offset p % P of one of its pages, so the pages of a sequence follow from its first slot in each. Everything that reads
-the pool goes by slot and never sees a page.
+at offset p % P of one of its pages, so the pages of a sequence follow from its first slot in each. Whatever reads the
+pool goes by slot and never sees a page.
 """
 
 from __future__ import annotations

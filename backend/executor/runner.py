@@ -14,6 +14,7 @@ from torch import Tensor
 from stemma.backend.cache.kv_pool import KVPool
 from stemma.backend.core import Int32, Plan, RowLogprobs, SamplingArrays, StepOutput
 from stemma.backend.executor.draws import every_draw
+from stemma.backend.executor.host_pool import HostPool
 from stemma.backend.executor.logprobs import check_ids, input_logprobs, output_logprobs
 from stemma.backend.executor.mask_table import MaskTable
 from stemma.backend.executor.sampler import sample
@@ -102,6 +103,8 @@ class ModelRunner:
         context_length: int | None = None,
         max_running_requests: int = 256,
         page_size: int = 1,
+        host_tokens: int = 0,
+        host_path: str | None = None,
         seed: int = 0,
         num_threads: int | None = None,
         kernels: str | None = None,
@@ -111,7 +114,8 @@ class ModelRunner:
         """Loads the model.
 
         max_total_tokens: KV slots, the padding page excluded; None is what memory allows. page_size: tokens of a page;
-        the pool holds whole pages (max_total_tokens is rounded down). num_threads: None is the physical
+        the pool holds whole pages (max_total_tokens is rounded down). host_tokens: tokens for which `host` has room, 0
+        for none; host_path: a directory for it, else it is in memory. num_threads: None is the physical
         cores; products of small matrices are bound by the caches' bandwidth, which one core cannot use up. kernels:
         forces one kind of kernels ('reference', 'sdpa', 'cpu'; see `stemma.kernels.dispatch`). fused: whether steps of
         a few tokens may use the fused decoder. mem_fraction_static: share of the memory that is free without the
@@ -144,6 +148,10 @@ class ModelRunner:
         self.num_slots = self._choose_slots(max_total_tokens, page_size, mem_fraction_static)
         c = self.config
         self.pool = KVPool(c.num_layers, self.num_slots, c.num_kv_heads, c.head_dim, self.dtype, self.device)
+        self.host: HostPool | None = None
+        if host_tokens:
+            host_slots = (host_tokens // page_size + 1) * page_size
+            self.host = HostPool(self.pool, host_slots, _free_memory(), host_path)
         self.masks = MaskTable(self.vocab_size, self.device)
         self._fused = self._fuse() if fused and self.kernels.compiled else None
         self.load_seconds = time.perf_counter() - began
@@ -185,6 +193,7 @@ class ModelRunner:
             "device": str(self.device),
             "num_slots": self.num_slots,
             "kv_pool_bytes": self.pool.nbytes,
+            "host_pool_bytes": self.host.nbytes if self.host else 0,
             "num_threads": self.num_threads,
             "load_seconds": round(self.load_seconds, 3),
             "kernels": dict(self.kernels.chosen),

@@ -255,13 +255,15 @@ class Memory:
                 branch.handle = None
                 self.full = True
                 return False
-        if not self.running:
+        found = match.length
+        match, branch.handle = self.cache.load(match, handle, self.ensure)
+        if not self.running or match.length != found:
             self.admission.stale = True
         self._enter_row(branch, ids, match.slots)
         self._claim(branch)
         if not work.admitted:
             work.admitted, work.cached, work.t_admit = True, match.length, time.perf_counter()
-            self.cache.used(handle, match.length, len(ids))
+            self.cache.used(branch.handle, match.length, len(ids))
         return True
 
     def _enter_row(self, branch: Branch, ids: np.ndarray, cached_slots: np.ndarray) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from stemma.backend.cache.base import NoCache, PrefixCache
+from stemma.backend.cache.host import HostCopies, LoadRule
 from stemma.backend.cache.radix import RadixCache
 from stemma.backend.cache.slots import SlotAllocator
+from stemma.backend.cache.tiered import TieredCache
 from stemma.backend.core import Plan, Runner, StepOutput
 from stemma.backend.messages import GraphDelta
 from stemma.backend.scheduler.admit import Memory
@@ -42,6 +44,8 @@ class Scheduler:
         radix: bool = True,
         page_size: int = 1,
         eviction: str = "lru",
+        host: HostCopies | None = None,
+        load_rule: LoadRule | None = None,
         jump_forward: bool = True,
         mask_overlap: bool = True,
         draft: str = "off",
@@ -54,7 +58,8 @@ class Scheduler:
     ) -> None:
         self.runner = runner
         self.slots = SlotAllocator(runner.num_slots, page_size)
-        self.cache: PrefixCache = RadixCache(self.slots, eviction) if radix else NoCache()
+        self.load_rule = load_rule or LoadRule()
+        self.cache = self._make_cache(radix, eviction, host)
         self.rows = Rows(max_rows, context, runner.vocab_size)
         self.memory = Memory(self.rows, self.slots, self.cache, policy, conservativeness, radix=radix, seed=seed)
         self.graph = Graph(
@@ -76,6 +81,13 @@ class Scheduler:
         self._next_expire = time.monotonic() + EXPIRE_EVERY
         self._check_every, self._next_check, self._checked_step = check_every, time.monotonic(), 0
 
+    def _make_cache(self, radix: bool, eviction: str, host: HostCopies | None) -> PrefixCache:
+        if not radix:
+            return NoCache()
+        if host is None:
+            return RadixCache(self.slots, eviction)
+        return TieredCache(self.slots, host, eviction, self.load_rule)
+
     def submit(self, delta: GraphDelta, sink: Sink) -> Callable[[], None]:
         """Check and record a delta (any thread; RequestError). Returns what to call in the scheduler's thread."""
         branches = self.graph.register(delta, sink)
@@ -95,7 +107,10 @@ class Scheduler:
                 self._check_when_idle(now)
             return bool(self.planner.settled)
         self.tokens_computed += len(plan.ids)
-        self.output.process(plan, self._run(plan))
+        began = time.perf_counter()
+        out = self._run(plan)
+        self.load_rule.observe(len(plan.ids), time.perf_counter() - began)
+        self.output.process(plan, out)
         return True
 
     def _run(self, plan: Plan) -> StepOutput:
@@ -145,8 +160,7 @@ class Scheduler:
             "cached_slots": self.cache.size,
             "evictable_slots": self.cache.evictable,
             "total_slots": self.slots.total,
-            "cache_nodes": self.cache.node_count,
-            **self.cache.stats.figures(),
+            **self.cache.figures(),
             "retractions": self.memory.retractions,
             "tokens_computed": self.tokens_computed,
             **self.masker.figures(),

@@ -147,7 +147,7 @@ def test_a_namespace_is_forgotten_with_its_last_node():
     for i in range(200):
         insert(allocator, cache, pages(1, 1, 2, 3), ("salt", str(i)))
     assert cache.evict(600) == 600
-    assert cache.nodes() == [] and cache.node_count == 0
+    assert cache.nodes() == [] and cache.figures()["cache_nodes"] == 0
     insert(allocator, cache, pages(1, 5), ("salt", "1"))
     cache.check()
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from stemma.backend.cache.host import LoadRule
+from stemma.backend.core import Int32
 from stemma.backend.engine import ModelText
 from stemma.backend.executor.runner import ModelRunner
 from stemma.backend.grammar.compiler import GrammarCache
@@ -33,7 +35,8 @@ class World:
         self.runner = ModelRunner(
             write_tiny_model(path),
             load_format="dummy",
-            max_total_tokens=SLOTS + 64,
+            max_total_tokens=SLOTS + 128,  # room for rounding up to pages
+            host_tokens=SLOTS + 128,
             context_length=CONTEXT,
             num_threads=1,
         )
@@ -53,12 +56,31 @@ class World:
         else:
             done(made)
 
-    def scheduler(self, slots: int = SLOTS, page_size: int = 1, **options: Any) -> Scheduler:
+    def scheduler(self, slots: int = SLOTS, page_size: int = 1, host: int = 0, **options: Any) -> Scheduler:
         for pool in (self.runner.pool.keys, self.runner.pool.values):
             for layer in pool:
                 torch.nn.init.normal_(layer, std=3.0)
         self.runner.num_slots = (-(-slots // page_size) + 1) * page_size
-        return Scheduler(self.runner, self.text, self._compile, context=CONTEXT, page_size=page_size, **options)
+        if host and options.get("radix", True):
+            assert self.runner.host is not None
+            self.runner.host.host_slots = (-(-host // page_size) + 1) * page_size
+            options |= {"host": self.runner.host, "load_rule": LoadRule(at_least=1, always=True)}
+        scheduler = Scheduler(self.runner, self.text, self._compile, context=CONTEXT, page_size=page_size, **options)
+        if host:
+            self._scribble(scheduler)
+        return scheduler
+
+    def _scribble(self, scheduler: Scheduler) -> None:
+        """Write noise over slots that are given back: reading what was evicted would show."""
+        free = scheduler.slots.free
+
+        def free_and_scribble(slots: Int32) -> None:
+            free(slots)
+            at = torch.from_numpy(slots.astype("int64"))
+            for layer in (*self.runner.pool.keys, *self.runner.pool.values):
+                layer[at] = torch.randn(1, *layer.shape[1:]) * 3.0
+
+        scheduler.slots.free = free_and_scribble  # type: ignore[method-assign]
 
     def play(
         self,
@@ -66,6 +88,7 @@ class World:
         *,
         together: bool = True,
         retract_every: int = 0,
+        evict_every: int = 0,
         abort: str | None = None,
         late: bool = False,
         stagger: int = 0,
@@ -97,6 +120,8 @@ class World:
                 # without a cache and with small chunks, endless retraction would be endless recomputation
                 if retract_every and steps % retract_every == 0 and steps < 120 and scheduler.memory.running:
                     scheduler.memory.retract(scheduler.memory.running[steps % len(scheduler.memory.running)])
+                if evict_every and steps % evict_every == 0:
+                    scheduler.cache.evict(40)
                 if abort and steps == 3:
                     scheduler.graph.cancel(abort)
 
@@ -142,6 +167,10 @@ def options_of(rng: random.Random) -> dict[str, Any]:
     options["mask_overlap"] = rng.random() < 0.5
     options["page_size"] = rng.choice([1, 1, 16, 16, 4, 64])
     options["eviction"] = rng.choice(["lru", "lfu", "slru"])
+    if rng.random() < 0.4:
+        options["host"] = rng.choice([64, 200, 1000, SLOTS])
+        if rng.random() < 0.7:  # prefixes that come and go all the time
+            options |= {"evict_every": rng.choice([1, 2, 3]), "retract_every": rng.choice([2, 3, 5])}
     return options
 
 

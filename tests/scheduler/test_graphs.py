@@ -7,14 +7,23 @@ from typing import Any
 
 import pytest
 
+from stemma.backend.cache.host import LoadRule
 from stemma.backend.messages import parse_delta
 from stemma.backend.scheduler.loop import Scheduler
 from stemma.lang.errors import RequestError
 from tests.scheduler.world import BOS, EOS, FakeRunner, FakeText, chain, next_token, no_compiler
 
 
-def make(num_slots: int = 4000, context: int = 512, eos_every: int = 23, **options: Any) -> Scheduler:
-    return Scheduler(FakeRunner(num_slots, eos_every), FakeText(), no_compiler, context=context, **options)
+def make(
+    num_slots: int = 4000, context: int = 512, eos_every: int = 23, host_slots: int = 0, **options: Any
+) -> Scheduler:
+    runner = FakeRunner(num_slots, eos_every, host_slots)
+    if not host_slots:
+        return Scheduler(runner, FakeText(), no_compiler, context=context, **options)
+    options.setdefault("load_rule", LoadRule(at_least=1, always=True))
+    scheduler = Scheduler(runner, FakeText(), no_compiler, context=context, host=runner, **options)
+    runner.scribble(scheduler)
+    return scheduler
 
 
 def run(scheduler: Scheduler, *deltas: dict[str, Any], steps: int = 100_000) -> list[dict[str, Any]]:
@@ -366,6 +375,8 @@ def test_no_option_changes_any_token(seed: int):
     assert play(True, num_slots=420, conservativeness=0.0) == truth
     assert play(True, num_slots=432, conservativeness=0.0, page_size=16, eviction="slru") == truth
     assert play(False, page_size=16, eviction="lfu", stagger=3) == truth
+    assert play(True, num_slots=420, conservativeness=0.0, host_slots=500) == truth
+    assert play(True, num_slots=432, conservativeness=0.0, host_slots=128, page_size=16, chunk=7) == truth
     assert play(True, num_slots=420, conservativeness=0.0, chunk=5, radix=False) == truth
 
 

@@ -6,11 +6,13 @@ previous position through the slot table, exactly as attention would, so a wrong
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from stemma.backend.cache.tiered import TieredCache
 from stemma.backend.core import Int32, Plan, RowLogprobs, StepOutput
+from stemma.backend.scheduler.loop import Scheduler
 from stemma.backend.text.stream import TextStream
 from stemma.lang.errors import RequestError
 from stemma.lang.params import SamplingParams
@@ -52,9 +54,11 @@ class FakeRunner:
 
     vocab_size = VOCAB
 
-    def __init__(self, num_slots: int, eos_every: int = 23) -> None:
-        self.num_slots, self.eos_every = num_slots, eos_every
+    def __init__(self, num_slots: int, eos_every: int = 23, host_slots: int = 0) -> None:
+        self.num_slots, self.eos_every, self.host_slots = num_slots, eos_every, host_slots
         self.pool = [0] * num_slots
+        self.host_pool = [0] * host_slots
+        self.copied_out = self.copied_in = 0  # tokens
         self.steps: list[int] = []  # tokens of each step
 
     def run(self, plan: Plan) -> StepOutput:
@@ -96,6 +100,36 @@ class FakeRunner:
             if want is not None:
                 said[i] = record
         return StepOutput(out, said, verified)
+
+    def scribble(self, scheduler: Scheduler) -> None:
+        """From now on, what is given back is overwritten with noise, on both sides: reading it would show."""
+        assert isinstance(scheduler.cache, TieredCache)
+        for allocator, pool in ((scheduler.slots, self.pool), (scheduler.cache.host, self.host_pool)):
+            allocator.free = self._noisy(allocator.free, pool)
+
+    @staticmethod
+    def _noisy(free: Callable[[Int32], None], pool: list[int]) -> Callable[[Int32], None]:
+        def free_and_scribble(slots: Int32) -> None:
+            free(slots)
+            for slot in slots.tolist():
+                pool[slot] = 0xBAD
+
+        return free_and_scribble
+
+    def copy_out(self, slots: Int32, host: Int32) -> None:
+        assert len(set(host.tolist())) == len(host) == len(slots) and host.min() > 0
+        for slot, to in zip(slots.tolist(), host.tolist(), strict=True):
+            self.host_pool[to] = self.pool[slot]
+        self.copied_out += len(slots)
+
+    def copy_in(self, host: Int32, slots: Int32) -> None:
+        assert len(set(slots.tolist())) == len(slots) == len(host) and slots.min() > 0
+        for at, slot in zip(host.tolist(), slots.tolist(), strict=True):
+            self.pool[slot] = self.host_pool[at]
+        self.copied_in += len(slots)
+
+    def copy_seconds(self, tokens: int) -> float:
+        return 0.0
 
     def draw(self, plan: Plan, i: int, end: int, mask: Int32 | None) -> tuple[int, int]:
         """The token behind the first `end` positions of plan row i, and the state that it is drawn from."""
