@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
     from stemma.backend.cache.base import PrefixCache
     from stemma.backend.cache.slots import SlotAllocator
     from stemma.backend.scheduler.rows import Rows
+    from stemma.backend.scheduler.tools import Clock
 
 CLIP_NEW_TOKENS = 4096  # a generation reserves at most this much of its max_new_tokens
 HEADROOM = 8  # slots for each running row that an admission must leave free, so that it is not retracted at once
@@ -23,10 +23,10 @@ class Memory:
     """Rows and slots, and the moves between them. Every slot is free, the cache's, or one row's (`check` proves it)."""
 
     def __init__(
-        self, rows: Rows, slots: SlotAllocator, cache: PrefixCache, policy: str, conservativeness: float
+        self, rows: Rows, slots: SlotAllocator, cache: PrefixCache, policy: str, conservativeness: float, clock: Clock
     ) -> None:
         self.rows, self.slots, self.cache = rows, slots, cache
-        self.policy, self.conservativeness = policy, conservativeness
+        self.policy, self.conservativeness, self.clock = policy, conservativeness, clock
         self.waiting: list[Branch] = []
         self.running: list[Branch] = []  # in order of admission
         self.changed = True  # the running set differs from the last plan's
@@ -213,7 +213,7 @@ class Memory:
             return False
         self._enter_row(branch, ids, match.slots)
         if not work.admitted:
-            work.admitted, work.cached, work.t_admit = True, match.length, time.perf_counter()
+            work.admitted, work.cached, work.t_admit = True, match.length, self.clock()
         return True
 
     def _enter_row(self, branch: Branch, ids: np.ndarray, cached_slots: np.ndarray) -> None:

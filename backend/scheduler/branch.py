@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -89,7 +88,7 @@ class Work:
     base: int = 0  # ids that the branch had before this node's literal text
     retractions: int = 0
     admitted: bool = False
-    t_start: float = field(default_factory=time.perf_counter)
+    t_start: float = 0.0  # by the scheduler's clock, like the two below
     t_admit: float = 0.0
     t_first: float = 0.0
 
@@ -114,7 +113,7 @@ class Scoring:
     n_context: int
     base: int  # ids that the branch had before this node's literal text
     remaining: int
-    t_start: float = field(default_factory=time.perf_counter)
+    t_start: float  # by the scheduler's clock
 
 
 class Branch:
@@ -207,4 +206,4 @@ class Program:
         self.ended = False
         self.tokens = False  # whether results tell the ids of their prompts
         self.unsettled = 0
-        self.touched = time.monotonic()
+        self.touched = 0.0  # when the last delta came, by the scheduler's clock

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -84,7 +83,7 @@ class Graph:
             self._check(delta, program)
             if program is None:
                 program = self.programs[delta.program] = Program(delta.program, self.next_serial(), self.memory.rows)
-            program.touched = time.monotonic()
+            program.touched = self.memory.clock()
             program.ended = program.ended or delta.end
             program.tokens = program.tokens or delta.tokens
             touched = [self._append(program, given, sink) for given in delta.branches]
@@ -259,6 +258,7 @@ class Graph:
             stop_ids=frozenset(params.stop_token_ids),
             stream=node.stream,
             logprobs=node.logprobs,
+            t_start=self.memory.clock(),
         )
         for token, _ in params.logit_bias:
             if token >= self.vocab_size:
@@ -356,7 +356,7 @@ class Graph:
                 self.memory.release(branch)  # a token computed already must be computed again, for its logits
                 self.memory.drop_lease(branch)
         if branch.row >= 0:  # straight on, without a place in the queue
-            work.cached, work.admitted, work.t_admit = int(rows.computed[branch.row]), True, time.perf_counter()
+            work.cached, work.admitted, work.t_admit = int(rows.computed[branch.row]), True, self.memory.clock()
             self.memory.set_work(branch)
             branch.state = State.RUNNING
         else:

@@ -18,7 +18,7 @@ from stemma.backend.scheduler.masking import Masker, StepMasks
 from stemma.backend.scheduler.output import Output
 from stemma.backend.scheduler.plan import Planner
 from stemma.backend.scheduler.rows import Rows
-from stemma.backend.scheduler.tools import Compile, TextTools
+from stemma.backend.scheduler.tools import Clock, Compile, TextTools
 
 EXPIRE_EVERY = 1.0  # seconds between looks at idle leases
 
@@ -43,21 +43,24 @@ class Scheduler:
         draft: str = "off",
         seed: int = 0,
         lease: float = 60.0,
+        clock: Clock = time.perf_counter,
     ) -> None:
+        """clock: seconds that never go back; ageing, leases and latencies are measured with it."""
+        self.clock = clock
         self.runner = runner
         self.slots = SlotAllocator(runner.num_slots)
         self.cache: PrefixCache = RadixCache(self.slots) if radix else NoCache()
         self.rows = Rows(max_rows, context, runner.vocab_size)
-        self.memory = Memory(self.rows, self.slots, self.cache, policy, conservativeness)
+        self.memory = Memory(self.rows, self.slots, self.cache, policy, conservativeness, clock)
         self.graph = Graph(
             self.memory, text, compile, context=context, vocab_size=runner.vocab_size, seed=seed, lease=lease
         )
         eos_ids = text.tokenizer.eos_ids
-        self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap)
+        self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap, clock)
         self.planner = Planner(self.memory, chunk, self.masker, draft != "off")
         self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward, draft == "forced")
         self.tokens_computed = 0
-        self._next_expire = time.monotonic() + EXPIRE_EVERY
+        self._next_expire = clock() + EXPIRE_EVERY
 
     def submit(self, delta: GraphDelta, sink: Sink) -> Callable[[], None]:
         """Check and record a delta (any thread; RequestError). Returns what to call in the scheduler's thread."""
@@ -66,7 +69,7 @@ class Scheduler:
 
     def step(self) -> bool:
         """One step of the engine. False when there was nothing to run."""
-        now = time.monotonic()
+        now = self.clock()
         if now >= self._next_expire:
             self._next_expire = now + EXPIRE_EVERY
             self.graph.expire(now)
