@@ -62,9 +62,7 @@ def choose(rule: RoutingRule, loads: Sequence[ReplicaLoad], matched: Sequence[fl
     if rule.policy == "round_robin":
         return turn % n
     work = [load.work for load in loads]
-    if rule.policy == "prefix" and not (
-        max(work) - min(work) > rule.unequal and max(work) > rule.ratio * min(work)
-    ):
+    if rule.policy == "prefix" and not (max(work) - min(work) > rule.unequal and max(work) > rule.ratio * min(work)):
         best = max(matched)
         if best >= rule.match:
             return min((k for k in range(n) if matched[k] == best), key=lambda k: (work[k], (k - turn) % n))

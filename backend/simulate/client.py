@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +12,18 @@ from stemma.backend.messages import BranchDelta, GenNode, GraphDelta, IdsNode, S
 from stemma.backend.messages import Node as WireNode
 from stemma.backend.simulate.runner import FIRST_CHARACTER
 from stemma.backend.simulate.tokens import Outputs, key_number, stream
-from stemma.backend.simulate.trace import ANSWERED, Gen, Ids, Node, Output, Select, Text, TraceBranch, TraceProgram, Wait
+from stemma.backend.simulate.trace import (
+    ANSWERED,
+    Gen,
+    Ids,
+    Node,
+    Output,
+    Select,
+    Text,
+    TraceBranch,
+    TraceProgram,
+    Wait,
+)
 
 Address = tuple[str, int]
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 
 from stemma.backend.core import Int32, Plan, RowLogprobs, StepOutput
+from stemma.backend.scheduler.branch import TextOut
 from stemma.backend.simulate.costs import CostModel, Load
 from stemma.backend.simulate.tokens import Outputs
-from stemma.backend.scheduler.branch import TextOut
 from stemma.lang.errors import RequestError
 from stemma.lang.params import SamplingParams
 

@@ -108,7 +108,15 @@ def plain(d: Draw) -> list[TraceBranch]:
 KINDS: dict[str, Callable[[Draw], list[TraceBranch]]] = {
     f.__name__: f for f in (tree_of_thought, judge, form, chat, agent, map_reduce, plain)
 }
-MIXTURE = {"plain": 5.0, "chat": 3.0, "form": 2.0, "agent": 2.0, "judge": 1.0, "tree_of_thought": 1.0, "map_reduce": 0.5}
+MIXTURE = {
+    "plain": 5.0,
+    "chat": 3.0,
+    "form": 2.0,
+    "agent": 2.0,
+    "judge": 1.0,
+    "tree_of_thought": 1.0,
+    "map_reduce": 0.5,
+}
 
 
 def parse_mixture(text: str) -> dict[str, float]:
