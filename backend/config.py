@@ -33,7 +33,10 @@ class EngineConfig:
     max_total_tokens: int | None = _opt(None, "KV slots; default: what fits in memory, at least one full context")
     chunked_prefill_size: int = _opt(2048, "most prompt tokens computed in one step")
     schedule_policy: str = _opt(
-        "lpm", "order of the waiting queue: longest prefix match, or first come", ("lpm", "fcfs")
+        "program",
+        "order of the waiting queue: finish programs; longest cached prefix; first come; depth-first in the prefix "
+        "cache by waiting requests; at random; longest output first",
+        ("program", "lpm", "fcfs", "dfs-weight", "random", "lof"),
     )
     schedule_conservativeness: float = _opt(
         0.3,

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--burst", type=float, default=1.0, help="coefficient of variation of the gaps between arrivals; 1: Poisson")
     add("--capacity", type=float, help="programs a second that a replica can do; default: found by a saturated run")
     add("--replicas", type=int, default=1)
-    add("--policy", nargs="+", default=["lpm"], choices=_policies(), help="schedule policies to compare")
+    add("--policy", nargs="+", default=["program"], choices=_policies(), help="schedule policies to compare")
     add("--router", nargs="+", default=["prefix"], choices=ROUTERS, help="routing policies to compare")
     add("--cost", default="h200-8b", help=f"cost model: {', '.join(PRESETS)}, or a file of --write-cost")
     add("--slots", type=int, default=800_000, help="KV slots of a replica")

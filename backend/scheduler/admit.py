@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stemma.backend.scheduler.branch import Branch, State
-from stemma.backend.scheduler.policy import order_waiting
+from stemma.backend.scheduler.policy import WaitingQueue
 
 if TYPE_CHECKING:
     from stemma.backend.cache.base import PrefixCache
@@ -23,11 +23,20 @@ class Memory:
     """Rows and slots, and the moves between them. Every slot is free, the cache's, or one row's (`check` proves it)."""
 
     def __init__(
-        self, rows: Rows, slots: SlotAllocator, cache: PrefixCache, policy: str, conservativeness: float, clock: Clock
+        self,
+        rows: Rows,
+        slots: SlotAllocator,
+        cache: PrefixCache,
+        policy: str,
+        conservativeness: float,
+        clock: Clock,
+        *,
+        radix: bool = True,
+        seed: int = 0,
     ) -> None:
         self.rows, self.slots, self.cache = rows, slots, cache
-        self.policy, self.conservativeness, self.clock = policy, conservativeness, clock
-        self.waiting: list[Branch] = []
+        self.conservativeness, self.clock = conservativeness, clock
+        self.waiting = WaitingQueue(policy, cache, self.match_limit, seed, radix)
         self.running: list[Branch] = []  # in order of admission
         self.changed = True  # the running set differs from the last plan's
         self.retractions = 0
@@ -113,6 +122,7 @@ class Memory:
         rows, row, work = self.rows, branch.row, branch.work
         if row < 0:
             return
+        branch.program.attained += int(rows.spent[row])
         if work is not None:
             work.computed += int(rows.spent[row])
             if not work.t_first:
@@ -131,7 +141,7 @@ class Memory:
         """Let go of everything a branch holds: row, queue place, pin."""
         if branch.row >= 0:
             self.release(branch)
-        if branch.state is State.WAITING and branch in self.waiting:
+        if branch in self.waiting:
             self.waiting.remove(branch)
         self.drop_lease(branch)
         if branch.handle is not None:
@@ -148,7 +158,7 @@ class Memory:
         branch.work.retractions += 1
         branch.state = State.WAITING
         self.retractions += 1
-        self.waiting.insert(0, branch)
+        self.waiting.add(branch)
 
     def requeue(self, branch: Branch) -> None:
         """Send a running branch to the queue, to be admitted with what its work's `match_limit` says."""
@@ -169,10 +179,7 @@ class Memory:
 
     def queue(self, branch: Branch) -> None:
         branch.state = State.WAITING
-        self.waiting.append(branch)
-
-    def ordered(self) -> list[Branch]:
-        return order_waiting(self.waiting, self.policy, self.cache)
+        self.waiting.add(branch)
 
     def _reserved(self) -> int:
         """Slots that the running rows are expected to ask for."""

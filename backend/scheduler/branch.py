@@ -87,6 +87,7 @@ class Work:
     forced_runs: list[list[int]] = field(default_factory=list)  # [first output position, how many]
     base: int = 0  # ids that the branch had before this node's literal text
     retractions: int = 0
+    queued: int = 0  # its number in the waiting queue, which it keeps when it is retracted
     admitted: bool = False
     t_start: float = 0.0  # by the scheduler's clock, like the two below
     t_admit: float = 0.0
@@ -197,7 +198,20 @@ class Branch:
 class Program:
     """A tree of branches. `namespace` isolates its prefixes in the cache."""
 
-    __slots__ = ("branches", "ended", "id", "namespace", "rows", "serial", "tokens", "touched", "unsettled")
+    __slots__ = (
+        "attained",
+        "branches",
+        "ended",
+        "expected_len",
+        "id",
+        "namespace",
+        "priority",
+        "rows",
+        "serial",
+        "tokens",
+        "touched",
+        "unsettled",
+    )
 
     def __init__(self, id: str, serial: int, rows: Any) -> None:
         self.id, self.serial, self.rows = id, serial, rows
@@ -205,5 +219,8 @@ class Program:
         self.branches: dict[str, Branch] = {}
         self.ended = False
         self.tokens = False  # whether results tell the ids of their prompts
-        self.unsettled = 0
+        self.unsettled = 0  # branches with something left to do
+        self.attained = 0  # tokens run through the model for it
+        self.priority = 0  # higher goes first
+        self.expected_len: int | None = None  # how long its outputs will be, as its client expects
         self.touched = 0.0  # when the last delta came, by the scheduler's clock

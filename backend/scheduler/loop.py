@@ -35,7 +35,7 @@ class Scheduler:
         context: int,
         max_rows: int = 256,
         chunk: int = 512,
-        policy: str = "lpm",
+        policy: str = "program",
         conservativeness: float = 0.3,
         radix: bool = True,
         jump_forward: bool = True,
@@ -51,7 +51,7 @@ class Scheduler:
         self.slots = SlotAllocator(runner.num_slots)
         self.cache: PrefixCache = RadixCache(self.slots) if radix else NoCache()
         self.rows = Rows(max_rows, context, runner.vocab_size)
-        self.memory = Memory(self.rows, self.slots, self.cache, policy, conservativeness, clock)
+        self.memory = Memory(self.rows, self.slots, self.cache, policy, conservativeness, clock, radix=radix, seed=seed)
         self.graph = Graph(
             self.memory, text, compile, context=context, vocab_size=runner.vocab_size, seed=seed, lease=lease
         )

@@ -48,12 +48,11 @@ class Planner:
             if branch.row >= 0:  # not retracted by one before it
                 memory.rematch(branch)
                 budget -= self._extend(branch, budget, extends)
-        if memory.waiting and budget > 0 and rows.free_count:
-            for branch in memory.ordered():
-                if budget <= 0 or not memory.admit(branch):
-                    break
-                memory.waiting.remove(branch)
-                budget -= self._extend(branch, budget, extends)
+        while budget > 0 and rows.free_count and (branch := memory.waiting.head()) is not None:
+            if not memory.admit(branch):
+                break
+            memory.waiting.admitted(branch)
+            budget -= self._extend(branch, budget, extends)
         if extends or memory.changed:
             decodes = [b for b in decodes if b.row >= 0]
         if not extends and not decodes:

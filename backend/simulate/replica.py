@@ -37,7 +37,7 @@ class ReplicaOptions:
     rows: int = 256
     chunk: int = 2048
     context: int = 32_768
-    policy: str = "lpm"
+    policy: str = "program"
     options: dict[str, Any] = field(default_factory=dict)
     coast: bool = True
 
