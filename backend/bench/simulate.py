@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         help="measure steps of the bundled model on this machine, and fit a cost model",
     )
     add("--seconds", type=float, default=20.0, help="how long --calibrate measures")
+    add("--threads", type=int, help="CPU threads of the model in --calibrate; 1 is exact on a busy machine")
     add("--write-cost", metavar="FILE", help="where --calibrate writes the cost model")
     return parser
 
@@ -142,7 +143,7 @@ def _progress(total: int) -> Callable[[int], None] | None:
 def _calibrate(args: argparse.Namespace) -> int:
     from stemma.backend.bench.calibrate import measure  # torch and the model: only here
 
-    fitted = measure(args.seconds)
+    fitted = measure(args.seconds, args.threads, args.seed)
     print(json.dumps(fitted.model.to_dict(), indent=1))
     print(
         f"{fitted.steps} steps; total time off by {100 * fitted.total_error:.1f} %, a step by {100 * fitted.median_error:.0f} % "

@@ -134,7 +134,7 @@ class Fit:
 
 
 def fit(name: str, loads: Sequence[Load], seconds: Sequence[float], knots: Sequence[int]) -> Fit:
-    """Least squares of relative errors, no coefficient below zero (active set: negative ones are dropped and refitted).
+    """Least squares of relative errors, no coefficient below zero.
 
     `knots`: token counts of the table's points; those outside the measured range are left out.
     """
@@ -145,16 +145,7 @@ def fit(name: str, loads: Sequence[Load], seconds: Sequence[float], knots: Seque
     hats = np.stack([np.interp(tokens, points, np.eye(len(points))[k]) for k in range(len(points))], 1)
     rest = np.array([(load.context, load.pairs, load.rows) for load in loads], np.float64)
     matrix = np.concatenate([hats, rest], 1) / y[:, None]
-    scale = np.maximum(np.abs(matrix).max(0), 1e-300)
-    keep = list(range(matrix.shape[1]))
-    while True:
-        found, *_ = np.linalg.lstsq(matrix[:, keep] / scale[keep], np.ones(len(y)), rcond=None)
-        negative = [k for k, value in zip(keep, found, strict=True) if value < 0]
-        if not negative:
-            break
-        keep = [k for k in keep if k not in negative]
-    coefficients = np.zeros(matrix.shape[1])
-    coefficients[keep] = found / scale[keep]
+    coefficients = _not_negative(matrix, np.ones(len(y)))
     table = np.maximum(coefficients[: len(points)], 1e-9)
     model = CostModel(
         name,
@@ -167,3 +158,21 @@ def fit(name: str, loads: Sequence[Load], seconds: Sequence[float], knots: Seque
         model, len(y), float(abs(said.sum() - y.sum()) / y.sum()), float(np.median(errors)),
         float(np.quantile(errors, 0.9)),
     )  # fmt: skip
+
+
+def _not_negative(matrix: np.ndarray, target: np.ndarray, sweeps: int = 5000) -> np.ndarray:
+    """Least squares with coefficients >= 0, by coordinate descent on the normal equations."""
+    scale = np.maximum(np.sqrt((matrix * matrix).sum(0)), 1e-300)
+    columns = matrix / scale
+    gram, goal = columns.T @ columns, columns.T @ target
+    x = np.zeros(matrix.shape[1])
+    for _ in range(sweeps):
+        largest = 0.0
+        for k in range(len(x)):
+            if gram[k, k] <= 0:
+                continue
+            new = max(0.0, x[k] + (goal[k] - gram[k] @ x) / gram[k, k])
+            largest, x[k] = max(largest, abs(new - x[k])), new
+        if largest < 1e-10:
+            break
+    return x / scale
