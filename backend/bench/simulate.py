@@ -34,8 +34,8 @@ def _policies() -> tuple[str, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stemma bench simulate",
-        description="Program traces on simulated replicas: the real scheduler, prefix cache and router, and a runner that only counts "
-        "what a step would take (docs/simulator.md).",
+        description="Program traces on simulated replicas: the real scheduler, prefix cache and router, and a "
+        "runner that only counts what a step would take (docs/simulator.md).",
         epilog="examples: stemma bench simulate --policy lpm fcfs --load 0.5 0.8 1.1; "
         "stemma bench simulate --programs 100000 --replicas 64 --router prefix; "
         "stemma bench simulate --calibrate --write-cost here.json",
@@ -100,13 +100,13 @@ def _programs(args: argparse.Namespace) -> tuple[Programs, int]:
         return made, traces.VOCAB
 
     def recorded(rate: float | None) -> Iterator[traces.TraceProgram]:
-        programs = [p for _, p in zip(range(args.programs), traces.read(args.trace)[1], strict=False)]
+        programs = [p for _, p in zip(range(args.programs), traces.read(args.trace), strict=False)]
         span = programs[-1].arrival if programs else 0.0
         factor = 1.0 if rate is None else (len(programs) / rate / span if span else 0.0)
         for p in programs:
             yield traces.TraceProgram(p.id, p.arrival * factor, p.branches, p.kind)
 
-    return recorded, traces.read(args.trace)[0].vocab
+    return recorded, traces.read_header(args.trace).vocab
 
 
 def _rates(
@@ -146,8 +146,8 @@ def _calibrate(args: argparse.Namespace) -> int:
     fitted = measure(args.seconds, args.threads, args.seed)
     print(json.dumps(fitted.model.to_dict(), indent=1))
     print(
-        f"{fitted.steps} steps; total time off by {100 * fitted.total_error:.1f} %, a step by {100 * fitted.median_error:.0f} % "
-        f"(median), {100 * fitted.p90_error:.0f} % (90th percentile)"
+        f"{fitted.steps} steps; total time off by {100 * fitted.total_error:.1f} %, a step by "
+        f"{100 * fitted.median_error:.0f} % (median), {100 * fitted.p90_error:.0f} % (90th percentile)"
     )
     if args.write_cost:
         fitted.model.save(args.write_cost)
@@ -191,7 +191,7 @@ def main(argv: list[str] | None = None) -> int:
                 result = simulation.run(programs(rate))
                 simulation.check()
                 rows.append((name, policy, router, summary(with_slowdown(result, latencies))))
-                if not args.json == "-":
+                if args.json != "-":
                     lines = table(rows[-1:]).splitlines()
                     print("\n".join(lines if len(rows) == 1 else lines[1:]), flush=True)
     wall, done = sum(r[3]["simulator"]["wall"] for r in rows), sum(r[3]["programs"] for r in rows)

@@ -4,8 +4,8 @@ The unit of routing is the program: all its branches run where its prefixes are.
 loads, of how much of the program's beginning each replica is believed to hold, and of a turn; `Router` keeps what it
 needs to know between calls: open programs, last reported loads, and a summary of the prefixes sent to each replica.
 
-The rule of `prefix` follows SGLang's cache-aware router (arXiv 2312.07104 and its router's documentation): a good enough
-prefix match decides, unless the loads are too unequal; the summary here is a table of hashed blocks, not a tree of text.
+The rule of `prefix` follows SGLang's cache-aware router: a good enough prefix match decides, unless the loads are too
+unequal. The summary here is a table of hashed blocks, not a tree of text.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def choose(rule: RoutingRule, loads: Sequence[ReplicaLoad], matched: Sequence[fl
 
 
 class PrefixSummary:
-    """Which replicas have seen which beginnings: chained hashes of blocks, at most `size` of them, the oldest dropped."""
+    """Which replicas have seen which beginnings: chained hashes of blocks, at most `size`, the oldest dropped."""
 
     def __init__(self, replicas: int, size: int = 1 << 18) -> None:
         self.replicas, self.size = replicas, size

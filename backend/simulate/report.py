@@ -86,8 +86,8 @@ COLUMNS = (
 
 
 def table(rows: Sequence[tuple[str, str, str, dict[str, Any]]]) -> str:
-    """Lines of (load, policy, router, summary). *of best*: hits as a share of a cache without bounds; *wait*: the longest
-    of one generation; *slow*: mean slowdown against running alone, *slow99* its 99th percentile."""
+    """Lines of (load, policy, router, summary). *of best*: hits as a share of a cache without bounds; *wait*: the
+    longest of one generation; *slow*: mean slowdown against running alone, *slow99* its 99th percentile."""
     lines = [" ".join(f"{name:>{width}}" for name, width in COLUMNS)]
     for load, policy, router, s in rows:
         slow, share = s["slowdown"], s["hit_share_of_oracle"]

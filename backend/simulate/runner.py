@@ -96,4 +96,4 @@ class SimRunner:
 
 def _logprobs(ids: Int32) -> list[float]:
     """Made up from the token alone, so that a select has a winner, always the same one."""
-    return (-1.0 - (ids * 2_654_435_761 % 1000) / 100.0).tolist()
+    return (-1.0 - (ids.astype(np.int64) * 2_654_435_761 % 1000) / 100.0).tolist()

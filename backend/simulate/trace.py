@@ -156,29 +156,37 @@ def save(path: str | Path, programs: Iterable[TraceProgram], *, vocab: int = VOC
     return count
 
 
-def read(path: str | Path) -> tuple[Header, Iterator[TraceProgram]]:
-    """The header, and the programs one by one, checked. Raises RequestError naming the line."""
-    file = open(path, "rb")  # noqa: SIM115  closed by the iterator
+def _decode(path: str | Path, line: bytes, number: int, type: Any) -> Any:
+    try:
+        return msgspec.json.decode(line, type=type)
+    except msgspec.DecodeError as error:
+        raise RequestError(f"{path}, line {number}: {error}", param="trace") from None
 
-    def decode(line: bytes, number: int, type: Any) -> Any:
-        try:
-            return msgspec.json.decode(line, type=type)
-        except msgspec.DecodeError as error:
-            raise RequestError(f"{path}, line {number}: {error}", param="trace") from None
 
-    header: Header = decode(file.readline(), 1, Header)
+def read_header(path: str | Path) -> Header:
+    """Raises RequestError if it is no trace, or of a version that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            header: Header = _decode(path, file.readline(), 1, Header)
+    except OSError as error:
+        raise RequestError(f"the trace {path} cannot be read: {error}", param="trace") from None
     if header.stemma_trace != VERSION:
-        file.close()
         raise RequestError(f"{path} is a trace of version {header.stemma_trace}; {VERSION} can be read", param="trace")
+    return header
 
-    def programs() -> Iterator[TraceProgram]:
-        last = 0.0
-        with file:
-            for number, line in enumerate(file, 2):
-                program: TraceProgram = check(decode(line, number, TraceProgram), header.vocab)
-                if program.arrival < last:
-                    raise RequestError(f"{path}, line {number}: programs must be in order of arrival", param="trace")
-                last = program.arrival
-                yield program
 
-    return header, programs()
+def read(path: str | Path) -> Iterator[TraceProgram]:
+    """The programs one by one, checked. Raises RequestError naming the line."""
+    vocab, last = read_header(path).vocab, 0.0
+    with open(path, "rb") as file:
+        file.readline()
+        for number, line in enumerate(file, 2):
+            program: TraceProgram = _decode(path, line, number, TraceProgram)
+            try:
+                check(program, vocab)
+            except RequestError as error:
+                raise RequestError(f"{path}, line {number}: {error}", param="trace") from None
+            if program.arrival < last:
+                raise RequestError(f"{path}, line {number}: programs must be in order of arrival", param="trace")
+            last = program.arrival
+            yield program
