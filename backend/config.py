@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ class EngineConfig:
         ("program", "lpm", "fcfs", "dfs-weight", "random", "lof"),
     )
     schedule_conservativeness: float = _opt(
-        0.3,
-        "share of a running branch's remaining max_new_tokens kept free at admission; higher means fewer retractions",
+        1.0,
+        "times how much longer than expected an output is taken to be at admission; higher means fewer retractions "
+        "and fewer branches at once, 0 expects next to nothing",
     )
     disable_radix_cache: bool = _opt(False, "compute every prompt in full")
     grammar_backend: str = _opt(
@@ -88,10 +90,10 @@ class EngineConfig:
             )
         if self.lease_seconds <= 0:
             raise RequestError(f"lease_seconds must be > 0, got {self.lease_seconds!r}", param="lease_seconds")
-        if not 0.0 <= self.schedule_conservativeness <= 1.0:
+        given = self.schedule_conservativeness
+        if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0.0 <= given < math.inf:
             raise RequestError(
-                f"schedule_conservativeness must be in [0, 1], got {self.schedule_conservativeness!r}",
-                param="schedule_conservativeness",
+                f"schedule_conservativeness must be a number >= 0, got {given!r}", param="schedule_conservativeness"
             )
 
     @property

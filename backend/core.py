@@ -96,11 +96,27 @@ class SamplingArrays:
 
 @dataclass(slots=True)
 class Group:
-    """Adjacent plan rows [first, first + count) whose first `shared` positions use the same slots."""
+    """Adjacent plan rows [first, first + count) whose first `shared` positions use the same slots, and are computed
+    already or by other rows. Groups do not overlap and stand in order; `Segment` has the whole tree."""
 
     first: int
     count: int
     shared: int
+
+
+@dataclass(slots=True)
+class Segment:
+    """Positions [begin, end) of the adjacent plan rows [first, first + count) use the same slots.
+
+    Segments nest: one of level k + 1 lies within the rows of one of level k and begins where that one ends; those of
+    level 0 begin at 0. No row of it computes a position before `end` in this step.
+    """
+
+    level: int
+    first: int
+    count: int
+    begin: int
+    end: int
 
 
 class Masks(Protocol):
@@ -156,6 +172,7 @@ class Plan:
     logprobs: Sequence[LogprobRequest] = ()
     groups: Sequence[Group] = ()
     verify: Sequence[Verify] = ()
+    segments: Sequence[Segment] = ()  # the whole tree of what rows share, by first row, then by level
 
 
 @dataclass(slots=True)

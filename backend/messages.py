@@ -61,6 +61,34 @@ ANSWERED = (GenNode, SelectNode, RoleBeginNode, RoleEndNode)
 ANSWERS = ("done", "text", "error")
 
 
+MOST = 2**31 - 1
+
+
+def _check_hint(name: str, value: int | None, low: int) -> None:
+    if value is not None and not low <= value <= MOST:
+        raise RequestError(f"{name} must be an integer in [{low}, {MOST}], got {value}", param=name)
+
+
+class BranchHints(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What a client expects of a branch. expected_forks: how many branches will still be forked from it."""
+
+    expected_forks: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_hint("expected_forks", self.expected_forks, 0)
+
+
+class ProgramHints(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How a program is to be scheduled. priority: higher goes first. expected_len: tokens of its outputs, about."""
+
+    priority: int | None = None
+    expected_len: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_hint("priority", self.priority, -MOST)
+        _check_hint("expected_len", self.expected_len, 0)
+
+
 class BranchDelta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     id: str
     parent: str | None = None
@@ -68,6 +96,7 @@ class BranchDelta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     first: int = 0
     nodes: list[Node] = []
     end: bool = False
+    hints: BranchHints | None = None
 
 
 class GraphDelta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -75,6 +104,7 @@ class GraphDelta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     branches: list[BranchDelta] = []
     end: bool = False
     tokens: bool = False  # from here on, `done` also tells the ids of the prompt
+    hints: ProgramHints | None = None
 
 
 _JSON = msgspec.json.Decoder(GraphDelta)

@@ -13,7 +13,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from stemma.backend.messages import BranchDelta, GenNode, GraphDelta, IdsNode, LogprobOptions, Node, TextNode
+from stemma.backend.messages import (
+    MOST,
+    BranchDelta,
+    GenNode,
+    GraphDelta,
+    IdsNode,
+    LogprobOptions,
+    Node,
+    ProgramHints,
+    TextNode,
+)
 from stemma.lang.errors import CancelledError, ConstraintError, EndpointError, EngineDeadError, RequestError
 from stemma.lang.params import Constraint, SamplingParams
 
@@ -30,7 +40,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "lora_path": (None,),
     "session_params": (None,),
     "custom_logit_processor": (None,),
-    "priority": (None,),
     "extra_key": (None,),
     "data_parallel_rank": (None,),
     "bootstrap_host": (None,),
@@ -44,7 +53,7 @@ UNSUPPORTED_SAMPLING: dict[str, tuple[Any, ...]] = {
 }
 FIELDS = (
     "text", "input_ids", "sampling_params", "rid", "stream", "return_logprob", "logprob_start_len", "top_logprobs_num",
-    "token_ids_logprob", "return_text_in_logprobs", "log_metrics",
+    "token_ids_logprob", "return_text_in_logprobs", "log_metrics", "priority",
 )  # fmt: skip
 CONSTRAINT_OPTIONS = ("lenient", "whitespace")  # of json_schema and structural_tag
 _SAMPLING_FIELDS = {f.name for f in fields(SamplingParams)} | {
@@ -63,6 +72,7 @@ class Item:
     constraint: Constraint | None = None
     logprobs: LogprobOptions | None = None
     program: str = field(default_factory=lambda: uuid.uuid4().hex)
+    priority: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +101,15 @@ class GenerateRequest:
             raise RequestError(f"n must be the same for all prompts of a batch, got {sorted(samples)}", param="n")
         rids = _rids(body.get("rid"), count, batch)
         logprobs = _logprobs(body, count, batch)
+        priorities = _spread("priority", body, count, batch, None, _is_priority, "an integer")
         check_flag("log_metrics", body.get("log_metrics"), True)
         n = samples.pop()
         return cls(
             items=tuple(
-                Item(rid, (prompt,), params, constraint, wanted)
-                for rid, prompt, (params, constraint, _), wanted in zip(rids, prompts, parsed, logprobs, strict=True)
+                Item(rid, (prompt,), params, constraint, wanted, priority=priority)
+                for rid, prompt, (params, constraint, _), wanted, priority in zip(
+                    rids, prompts, parsed, logprobs, priorities, strict=True
+                )
             ),
             n=n,
             stream=check_flag("stream", body.get("stream"), False),
@@ -106,7 +119,15 @@ class GenerateRequest:
 
     def deltas(self) -> list[GraphDelta]:
         """One whole program for each prompt: branch `r`, and for n > 1 a child branch for each sample."""
-        return [GraphDelta(item.program, self._branches(item), end=True) for item in self.items]
+        return [
+            GraphDelta(
+                item.program,
+                self._branches(item),
+                end=True,
+                hints=None if item.priority is None else ProgramHints(priority=item.priority),
+            )
+            for item in self.items
+        ]
 
     def _branches(self, item: Item) -> list[BranchDelta]:
         if self.n == 1:
@@ -290,6 +311,17 @@ def _rids(value: Any, count: int, batch: bool) -> list[str]:
 
 def _mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
+
+
+def _is_priority(value: Any) -> bool:
+    return type(value) is int and abs(value) <= MOST
+
+
+def check_priority(value: Any) -> int | None:
+    """A request's priority; null means none."""
+    if value is not None and not _is_priority(value):
+        raise RequestError(f"priority must be an integer in [-{MOST}, {MOST}], got {_short(value)}", param="priority")
+    return value
 
 
 def _at_least(low: int) -> Callable[[Any], bool]:

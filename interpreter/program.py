@@ -78,7 +78,8 @@ class Program(Generic[P, R]):
     What is sent: `trace=True` asks for the prompts' tokens, for `state.trace()` and exact numbers in `explain()` (on by
     itself for `run` where the endpoint is in this process); `merge_identical=True` runs gens that must give the same
     text only once; `drop_unread=True` sends nothing before a value is read, and when the body returns drops what was
-    not sent by then.
+    not sent by then. `priority=n`: programs of a higher one go first in the engine's queue (0 without); an endpoint
+    that has no such queue refuses it.
     """
 
     __name__: str

@@ -75,6 +75,12 @@ class Run:
     def __init__(
         self, endpoint: Endpoint, options: RunOptions, *, timeout: float | None = None, budget: Budget | None = None
     ) -> None:
+        if options.priority is not None and "priority" not in endpoint.capabilities:
+            raise RequestError(
+                f"priority={options.priority}: {type(endpoint).__name__} does not decide which request goes first; "
+                "leave it out, or run on an engine of this library",
+                param="priority",
+            )
         self.endpoint = endpoint
         self.options = options
         self.budget = budget
@@ -193,6 +199,8 @@ class Run:
                 return
             if self.options.num_api_spec_tokens is not None and "speculation" in self.endpoint.capabilities:
                 delta["hints"] = {"num_api_spec_tokens": self.options.num_api_spec_tokens}
+            if self.options.priority is not None:
+                delta["hints"] = {"priority": self.options.priority}
             try:
                 self.endpoint.submit(delta, self.on_event)
             except Exception as error:

@@ -28,7 +28,7 @@ _LOGPROBS = (
     "return_logprob", "logprob_start_len", "top_logprobs_num", "token_ids_logprob", "return_text_in_logprobs",
 )  # fmt: skip
 OPTION_NAMES = frozenset((*_SAMPLING, *_LOGPROBS, "n", "stop_regex"))
-RUN_WORDS = ("trace", "merge_identical", "drop_unread")  # said of a run as a whole
+RUN_WORDS = ("trace", "merge_identical", "drop_unread", "priority")  # said of a run as a whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,15 @@ class RunOptions:
     trace: bool | None = None
     merge_identical: bool = False
     drop_unread: bool = False
+    priority: int | None = None  # of the whole program: higher goes first
 
     def of_run(self, said: Mapping[str, Any]) -> RunOptions:
-        """With what a run says of itself as a whole. Raises `RequestError` for anything but true and false."""
+        """With what a run says of itself as a whole. Raises `RequestError` naming the word and the value."""
         for name, value in said.items():
-            if not isinstance(value, bool) and not (name == "trace" and value is None):
+            if name == "priority":
+                if value is not None and (type(value) is not int or abs(value) >= 2**31):
+                    raise RequestError(f"priority must be an integer of 32 bits, got {value!r}", param=name)
+            elif not isinstance(value, bool) and not (name == "trace" and value is None):
                 raise RequestError(f"{name} must be true or false, got {value!r}", param=name)
         return dataclasses.replace(self, **said)
 

@@ -57,6 +57,14 @@ class PrefixCache(Protocol):
         """Forget everything and free its slots. Only when nothing is pinned."""
         ...
 
+    def own(self, handle: Any) -> int:
+        """Tokens that this handle alone pins."""
+        ...
+
+    def joins(self, handle: Any) -> bool:
+        """Whether some token is pinned by this handle and exactly one other."""
+        ...
+
     @property
     def evictable(self) -> int:
         """Tokens that `evict` could free."""
@@ -96,6 +104,12 @@ class NoCache:
 
     def insert(self, ids: Int32, slots: Int32, namespace: Namespace = (), expect: int | None = None) -> tuple[int, Any]:
         return -1, None
+
+    def own(self, handle: Any) -> int:
+        return 0
+
+    def joins(self, handle: Any) -> bool:
+        return False
 
     def evict(self, k: int) -> int:
         return 0

@@ -117,6 +117,18 @@ class RadixCache:
                     self._offer(walk)
             walk = walk.parent
 
+    def own(self, handle: Node | None) -> int:
+        total = 0
+        while handle is not None and handle.locks == 1:
+            total += len(handle.ids)
+            handle = handle.parent
+        return total
+
+    def joins(self, handle: Node | None) -> bool:
+        while handle is not None and handle.locks < 2:
+            handle = handle.parent
+        return handle is not None and handle.locks == 2 and len(handle.ids) > 0
+
     # -- change ----------------------------------------------------------------------------------------------------
 
     def insert(

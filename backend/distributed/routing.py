@@ -25,17 +25,18 @@ MAX_BLOCKS = 64  # blocks of a prompt that are looked at
 
 @dataclass(slots=True)
 class ReplicaLoad:
-    """programs: sent there and not finished. branches: running and waiting, as the replica last said.
-    unseen: programs sent since then."""
+    """programs: sent there and not finished. sent: in all. branches, received: branches running and waiting, and programs
+    that had reached it, as the replica last said."""
 
     programs: int = 0
+    sent: int = 0
     branches: int = 0
-    unseen: int = 0
+    received: int = 0
 
     @property
     def work(self) -> int:
-        """What is compared: branches known to be there, and one for each program that has not been counted yet."""
-        return self.branches + self.unseen
+        """What is compared: branches known to be there, and one for each program that is on its way."""
+        return self.branches + self.sent - self.received
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +139,13 @@ class Router:
             self.summary.note(replica, beginning)
         self.where[program] = replica
         self.loads[replica].programs += 1
-        self.loads[replica].unseen += 1
+        self.loads[replica].sent += 1
         return replica
 
-    def report(self, replica: int, branches: int) -> None:
-        """What a replica says of itself: branches running and waiting."""
+    def report(self, replica: int, branches: int, received: int) -> None:
+        """What a replica says of itself: branches running and waiting, and how many programs have reached it so far."""
         load = self.loads[replica]
-        load.branches, load.unseen = branches, 0
+        load.branches, load.received = branches, received
 
     def finished(self, program: str) -> None:
         replica = self.where.pop(program, None)

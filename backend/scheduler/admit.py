@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stemma.backend.scheduler.admission import Admission, choose_victim
 from stemma.backend.scheduler.branch import Branch, State
 from stemma.backend.scheduler.policy import WaitingQueue
 
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     from stemma.backend.cache.slots import SlotAllocator
     from stemma.backend.scheduler.rows import Rows
     from stemma.backend.scheduler.tools import Clock
-
-CLIP_NEW_TOKENS = 4096  # a generation reserves at most this much of its max_new_tokens
-HEADROOM = 8  # slots for each running row that an admission must leave free, so that it is not retracted at once
 
 
 class Memory:
@@ -35,11 +33,14 @@ class Memory:
         seed: int = 0,
     ) -> None:
         self.rows, self.slots, self.cache = rows, slots, cache
-        self.conservativeness, self.clock = conservativeness, clock
+        self.clock = clock
+        self.admission = Admission(rows, slots, cache, conservativeness)
         self.waiting = WaitingQueue(policy, cache, self.match_limit, seed, radix)
         self.running: list[Branch] = []  # in order of admission
         self.changed = True  # the running set differs from the last plan's
         self.retractions = 0
+        self.full = False  # the head of the queue did not fit; nothing has been given back since
+        self.held_back = False  # a row was retracted; none has ended since
         self.planned: set[int] = set()  # rows whose chunk is published already in the plan being built: not retractable
         self.leases: dict[int, Branch] = {}  # idle branches that pin a prefix, oldest first
 
@@ -50,10 +51,18 @@ class Memory:
         missing = k - self.slots.free_count
         if missing > 0:
             self.cache.evict(missing)
-        while k > self.slots.free_count and self.leases:
-            self.drop_lease(next(iter(self.leases.values())))
+        while k > self.slots.free_count and self.break_lease():
             self.cache.evict(k - self.slots.free_count)
         return k <= self.slots.free_count
+
+    def break_lease(self) -> bool:
+        """End the oldest lease, those of branches that expect forks last. False if there is none."""
+        branch = next((b for b in self.leases.values() if not b.expects), None) or next(
+            iter(self.leases.values()), None
+        )
+        if branch is not None:
+            self.drop_lease(branch)
+        return branch is not None
 
     def hold_lease(self, branch: Branch) -> None:
         """An idle branch keeps its prefix pinned until it runs again, ends, or memory runs out."""
@@ -65,6 +74,7 @@ class Memory:
         if branch.handle is not None and branch.row < 0:
             self.cache.unlock(branch.handle)
             branch.handle = None
+            self.full = False
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
@@ -136,6 +146,8 @@ class Memory:
         branch.row = -1
         self.running.remove(branch)
         self.changed = True
+        self.full = self.held_back = False
+        self.admission.stale = True
 
     def forget(self, branch: Branch) -> None:
         """Let go of everything a branch holds: row, queue place, pin."""
@@ -147,6 +159,16 @@ class Memory:
         if branch.handle is not None:
             self.cache.unlock(branch.handle)
             branch.handle = None
+        self._claim(branch)
+
+    def _claim(self, branch: Branch) -> None:
+        """The branch needs its parent's pin no longer; the last expected fork of an ended parent ends it."""
+        parent = branch.parent
+        if branch.claims and parent is not None:
+            branch.claims = False
+            parent.expects -= 1
+            if not parent.expects and parent.settled and parent.ended:
+                self.drop_lease(parent)
 
     def retract(self, branch: Branch) -> None:
         """Send a running branch back to the queue; its computed prefix stays in the cache as evictable."""
@@ -156,21 +178,21 @@ class Memory:
             self.cache.unlock(branch.handle)
             branch.handle = None
         branch.work.retractions += 1
-        branch.state = State.WAITING
         self.retractions += 1
-        self.waiting.add(branch)
+        self.queue(branch)
+        self.held_back = True
 
     def requeue(self, branch: Branch) -> None:
         """Send a running branch to the queue, to be admitted with what its work's `match_limit` says."""
         self.release(branch)
+        self.hold_lease(branch)
         self.queue(branch)
 
     def make_room(self, k: int, keep: Branch | None = None) -> bool:
-        """`ensure`, retracting the youngest running branches if need be (never `keep`): the oldest always advances."""
+        """`ensure`, retracting running branches that are junior to `keep` (None: to the senior one) if need be."""
         while not self.ensure(k):
-            others = (b for b in self.running if b is not keep and b.row not in self.planned)
-            victim = max(others, key=lambda b: b.serial, default=None)
-            if victim is None or (keep is not None and victim.serial < keep.serial):
+            victim = choose_victim(self.admission, self.running, keep, self.planned)
+            if victim is None:
                 return False
             self.retract(victim)
         return True
@@ -180,15 +202,7 @@ class Memory:
     def queue(self, branch: Branch) -> None:
         branch.state = State.WAITING
         self.waiting.add(branch)
-
-    def _reserved(self) -> int:
-        """Slots that the running rows are expected to ask for."""
-        if not self.running:
-            return 0
-        index = np.fromiter((b.row for b in self.running), np.int64, len(self.running))
-        left = np.minimum(self.rows.limit[index] - self.rows.computed[index], CLIP_NEW_TOKENS)
-        pending = self.rows.length[index] - self.rows.computed[index]
-        return int(np.maximum(left * self.conservativeness, pending).sum())
+        self.full = False
 
     def match_limit(self, branch: Branch, length: int) -> int:
         """Most tokens that may come from the cache: logits of the last one are needed, unless nothing is sampled."""
@@ -198,10 +212,14 @@ class Memory:
         return min(length - 1 if needs_logits else length, work.match_limit)
 
     def admit(self, branch: Branch) -> bool:
-        """Give a waiting branch a row with its cached prefix, if there is a row and room for it. No slots yet."""
-        rows, work = self.rows, branch.work
+        """Give a waiting branch a row with its cached prefix, if there is a row and room for it. No slots yet.
+
+        After a retraction nobody is admitted until a row has ended: so there are no more retractions than admissions,
+        and no more admissions without a row that ends than there are rows.
+        """
+        work = branch.work
         assert work is not None
-        if not rows.free_count:
+        if not self.rows.free_count or (self.held_back and self.running):
             return False
         ids = branch.ids()
         match = self.cache.match(ids, self.match_limit(branch, len(ids)), branch.program.namespace)
@@ -211,14 +229,16 @@ class Memory:
             self.leases.pop(id(branch), None)
         branch.handle = handle
         extend = len(ids) - match.length
-        expected = int(min(work.limit - len(ids), CLIP_NEW_TOKENS) * self.conservativeness)
-        available = self.slots.free_count + self.cache.evictable
-        need = extend + expected + self._reserved() + HEADROOM * len(self.running)
-        if need > available and self.running:
-            self.cache.unlock(handle)
-            branch.handle = None
-            return False
+        while self.running and not self.admission.fits(branch, work, extend, self.running):
+            if not self.break_lease():
+                self.cache.unlock(handle)
+                branch.handle = None
+                self.full = True
+                return False
+        if not self.running:
+            self.admission.stale = True
         self._enter_row(branch, ids, match.slots)
+        self._claim(branch)
         if not work.admitted:
             work.admitted, work.cached, work.t_admit = True, match.length, self.clock()
         return True
@@ -243,6 +263,7 @@ class Memory:
         rows, row, work = self.rows, branch.row, branch.work
         assert work is not None
         rows.prompt_len[row], rows.limit[row] = work.prompt_len, work.limit
+        rows.expected[row], rows.most[row] = self.admission.expect(branch, work)
         rows.sample[row] = work.params is not None and work.limit > work.prompt_len and work.ending is None
         rows.set_sampling(row, work.params, work.seed)
         rows.special[row] = work.params is not None and bool(

@@ -87,6 +87,8 @@ class Work:
     forced_runs: list[list[int]] = field(default_factory=list)  # [first output position, how many]
     base: int = 0  # ids that the branch had before this node's literal text
     retractions: int = 0
+    kind: int = 0  # stands for constraint, max_new_tokens and stops: outputs of a kind have like lengths
+    longest: int | None = None  # most output tokens that the constraint's matches have, where known
     queued: int = 0  # its number in the waiting queue, which it keeps when it is retracted
     admitted: bool = False
     t_start: float = 0.0  # by the scheduler's clock, like the two below
@@ -124,9 +126,11 @@ class Branch:
         "_ids",
         "at",
         "children",
+        "claims",
         "cursor",
         "ended",
         "error",
+        "expects",
         "handle",
         "id",
         "marks",
@@ -162,6 +166,8 @@ class Branch:
         self.settled = True  # nothing left to do for it
         self.started = parent is None  # false: its parent has not reached the fork point
         self.error: Event | None = None
+        self.claims = False  # its parent's prefix is pinned for it
+        self.expects = 0  # forks that are still to come, as its client says: its prefix stays pinned for them
         self.work: Work | None = None
         self.scoring: Scoring | None = None
         self.children: list[Branch] = []

@@ -86,6 +86,11 @@ class Graph:
             program.touched = self.memory.clock()
             program.ended = program.ended or delta.end
             program.tokens = program.tokens or delta.tokens
+            if delta.hints is not None:
+                if delta.hints.priority is not None:
+                    program.priority = delta.hints.priority
+                if delta.hints.expected_len is not None:
+                    program.expected_len = delta.hints.expected_len
             touched = [self._append(program, given, sink) for given in delta.branches]
             return list(program.branches.values()) if delta.end else touched
 
@@ -118,12 +123,15 @@ class Graph:
             branch = program.branches[given.id] = Branch(program, given.id, parent, given.at, self.next_serial())
             if parent is not None:
                 parent.children.append(branch)
+                branch.claims = bool(parent.expects) and parent.expects > sum(c.claims for c in parent.children)
         if branch.settled:
             branch.settled = False
             program.unsettled += 1
         branch.sinks.extend([sink] * len(given.nodes))
         branch.nodes.extend(given.nodes)
         branch.ended = branch.ended or given.end
+        if given.hints is not None and given.hints.expected_forks is not None:
+            branch.expects = given.hints.expected_forks + sum(c.claims for c in branch.children)
         return branch
 
     # -- running nodes ---------------------------------------------------------------------------------------------
@@ -259,6 +267,7 @@ class Graph:
             stream=node.stream,
             logprobs=node.logprobs,
             t_start=self.memory.clock(),
+            kind=hash((params.max_new_tokens, params.stop, params.stop_token_ids, repr(node.constraint))),
         )
         for token, _ in params.logit_bias:
             if token >= self.vocab_size:
@@ -293,6 +302,7 @@ class Graph:
         self.compile(constraint, lambda made: self.compiled(branch, work, made))
         if branch.state is State.COMPILING and branch.row >= 0:
             self.memory.release(branch)  # others may use the row while this branch waits for its grammar
+            self.memory.hold_lease(branch)
 
     def _limit(self, length: int, params: SamplingParams, explicit: bool) -> int:
         """The longest sequence that this generation may reach. Raises RequestError when it cannot even begin."""
@@ -368,6 +378,7 @@ class Graph:
         assert work is not None
         branch.work = None
         branch.state = State.IDLE
+        self.memory.admission.lengths.observe(work.kind, len(result["ids"]))
         if remainder:
             branch.tail = ((remainder, False),)
         branch.emit(work.node, "done", **result)
@@ -381,7 +392,8 @@ class Graph:
         if branch.row >= 0:
             self.memory.release(branch)
         program = branch.program
-        if branch.ended or program.ended or branch.state is State.DONE:
+        awaited = branch.ended and branch.expects and not program.ended
+        if (branch.ended and not awaited) or program.ended or branch.state is State.DONE:
             self.memory.forget(branch)
         else:
             self.memory.hold_lease(branch)

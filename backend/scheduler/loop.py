@@ -36,7 +36,7 @@ class Scheduler:
         max_rows: int = 256,
         chunk: int = 512,
         policy: str = "program",
-        conservativeness: float = 0.3,
+        conservativeness: float = 1.0,
         radix: bool = True,
         jump_forward: bool = True,
         mask_overlap: bool = True,

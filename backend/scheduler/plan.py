@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArrays, Verify
+from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArrays, Segment, Verify
 from stemma.backend.scheduler.branch import Branch, Work
+from stemma.backend.scheduler.families import arrange
 from stemma.backend.scheduler.masking import Masker, Wanted
 
 if TYPE_CHECKING:
     from stemma.backend.scheduler.admit import Memory
 
 Extend = tuple[Branch, int, int]  # a row that is extended by that many tokens, of which so many are a draft
-MIN_SHARED = 32  # a shorter common prefix is not worth a group
 
 
 class Planner:
@@ -26,6 +26,7 @@ class Planner:
         self._rows: Int32 = np.empty(0, np.int32)
         self._sampling: SamplingArrays | None = None
         self._groups: list[Group] = []
+        self._segments: list[Segment] = []
         self._decode_only = False
         self._special: list[tuple[int, Branch]] = []
         self.settled: list[Branch] = []  # branches with a row and nothing left to compute: wholly cached, no sampling
@@ -48,7 +49,8 @@ class Planner:
             if branch.row >= 0:  # not retracted by one before it
                 memory.rematch(branch)
                 budget -= self._extend(branch, budget, extends)
-        while budget > 0 and rows.free_count and (branch := memory.waiting.head()) is not None:
+        memory.admission.stale = True
+        while budget > 0 and rows.free_count and not memory.full and (branch := memory.waiting.head()) is not None:
             if not memory.admit(branch):
                 break
             memory.waiting.admitted(branch)
@@ -77,7 +79,8 @@ class Planner:
             decodes = [b for b, p in zip(running, pending.tolist(), strict=True) if p == 1]
             if memory.ensure(len(decodes)):
                 return decodes
-            memory.retract(max(running, key=lambda b: b.serial))
+            if not memory.make_room(len(decodes)):
+                memory.retract(running[-1])
 
     def _extend_drafted(self, decodes: list[Branch], budget: int, extends: list[Extend]) -> int:
         """Move rows that have a draft from `decodes` to `extends`. Returns how many tokens they are extended by."""
@@ -130,12 +133,12 @@ class Planner:
         memory, rows = self.memory, self.memory.rows
         self.step += 1
         steady = not extends and self._decode_only and not memory.changed and len(decodes) == len(self._rows)
+        entries: list[Extend] = []
         if not steady:
-            decodes = self._depth_first(decodes)
-            order = [b.row for b in decodes] + [b.row for b, *_ in extends]
-            self._rows = np.array(order, np.int32)
+            entries = self._arrange([(b, 1, 0) for b in decodes], extends)
+            branches = [b for b, *_ in entries]
+            self._rows = np.array([b.row for b in branches], np.int32)
             self._sampling = rows.sampling(self._rows)
-            branches = decodes + [b for b, *_ in extends]
             self._sampling.bias = [
                 (i, b.work.params.logit_bias)
                 for i, b in enumerate(branches)
@@ -159,13 +162,11 @@ class Planner:
         d = len(decodes)
         start = rows.computed[index]
         if d:
-            head = index[:d]
-            rows.slots[head, start[:d]] = memory.slots.allocate(d)
+            head = np.array([b.row for b in decodes], np.int32) if extends else index
+            rows.slots[head, rows.computed[head]] = memory.slots.allocate(d)
         if extends:
-            n = np.ones(len(index), np.int32)
-            n[d:] = [k for _, k, _ in extends]
-            draft = np.zeros(len(index), np.int32)
-            draft[d:] = [k for _, _, k in extends]
+            n = np.array([k for _, k, _ in entries], np.int32)
+            draft = np.array([k for _, _, k in entries], np.int32)
             offsets = np.zeros(len(index) + 1, np.int32)
             np.cumsum(n, out=offsets[1:])
             owner = np.repeat(np.arange(len(index)), n)
@@ -179,7 +180,7 @@ class Planner:
             sample = rows.sample[index]
         masks: list[Wanted] = []
         wants: list[LogprobRequest] = []
-        verify = [self._verify(d + k, branch, drafted) for k, (branch, _, drafted) in enumerate(extends) if drafted]
+        verify = [self._verify(i, branch, drafted) for i, (branch, _, drafted) in enumerate(entries) if drafted]
         for i, branch in self._special:
             self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
         return Plan(
@@ -199,6 +200,7 @@ class Planner:
             logprobs=wants,
             groups=self._groups,
             verify=verify,
+            segments=self._segments,
         )
 
     def _verify(self, i: int, branch: Branch, count: int) -> Verify:
@@ -239,26 +241,9 @@ class Planner:
             if sample or first < last:
                 wants.append(want)
 
-    def _depth_first(self, decodes: list[Branch]) -> list[Branch]:
-        """Rows in depth-first order of the prefix tree, and the groups of neighbours that share slots."""
-        rows = self.memory.rows
-        self._groups = []
-        if len(decodes) < 2:
-            return decodes
-        pinned = [(rows.slots[b.row, : int(rows.tree_len[b.row])], b) for b in decodes]
-        pinned.sort(key=lambda item: item[0].tobytes())
-        first, shared = 0, 0
-        for i in range(1, len(pinned) + 1):
-            common = 0
-            if i < len(pinned):
-                a, b = pinned[i - 1][0], pinned[i][0]
-                m = min(len(a), len(b))
-                differs = a[:m] != b[:m]
-                common = int(differs.argmax()) if differs.any() else m
-            if common < MIN_SHARED:
-                if i - first > 1:
-                    self._groups.append(Group(first, i - first, shared))
-                first, shared = i, 0
-            else:
-                shared = common if i - first == 1 else min(shared, common)
-        return [b for _, b in pinned]
+    def _arrange(self, decodes: list[Extend], extends: list[Extend]) -> list[Extend]:
+        """All rows of the step in depth-first order, and what neighbours share."""
+        given = [*decodes, *extends]
+        starts = self.memory.rows.computed[[b.row for b, *_ in given]].tolist()
+        order, self._groups, self._segments = arrange([b.handle for b, *_ in given], starts)
+        return [given[i] for i in order]

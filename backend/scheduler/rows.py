@@ -29,6 +29,8 @@ class Rows:
         self.computed = np.zeros(max_rows, np.int32)
         self.length = np.zeros(max_rows, np.int32)
         self.limit = np.zeros(max_rows, np.int32)
+        self.expected = np.zeros(max_rows, np.int32)  # the length that it is expected to end with
+        self.most = np.zeros(max_rows, np.int32)  # the longest that it may end with: at most limit
         self.prompt_len = np.zeros(max_rows, np.int32)
         self.sample = np.zeros(max_rows, np.bool_)  # false: prefill only, or a scored choice
         self.special = np.zeros(

@@ -15,6 +15,7 @@ from stemma.backend.requests import (
     Item,
     check_flag,
     check_ids,
+    check_priority,
     parse_constraint,
     parse_sampling,
     refuse_unsupported,
@@ -32,7 +33,6 @@ _SAME = (
 _BOTH: dict[str, tuple[Any, ...]] = {
     "lora_path": (None,),
     "session_params": (None,),
-    "priority": (None,),
     "stop_regex": (None,),
     "custom_logit_processor": (None,),
     "custom_params": (None,),
@@ -153,8 +153,9 @@ def _call(
     params, _, n = _renamed(given)
     logprobs = None if top is None else LogprobOptions(-1, top)
     constraint = parse_constraint({**constraints, "constraint_after": body.get("constraint_after")})
+    priority = check_priority(body.get("priority"))
     items = tuple(
-        Item(rid if len(prompts) == 1 else f"{rid}-{i}", nodes, params, constraint, logprobs)
+        Item(rid if len(prompts) == 1 else f"{rid}-{i}", nodes, params, constraint, logprobs, priority=priority)
         for i, nodes in enumerate(prompts)
     )
     request = GenerateRequest(items, n, stream, as_list or n > 1)

@@ -80,7 +80,7 @@ class Replica:
         self.slot_seconds = 0.0  # of slots that running rows hold
         self.waiting_seconds = 0.0  # of branches in the queue
         self.coasted = 0
-        self._last = 0.0  # up to here the two above are counted
+        self.received = 0  # programs
 
     def give(self, delta: GraphDelta, sink: Sink, now: float) -> float | None:
         """Hand over a delta. Returns when the next step now begins, if that has changed."""
@@ -105,6 +105,8 @@ class Replica:
             self.coast = None
         begin = self.clock.now = self.due
         scheduler = self.scheduler
+        known = scheduler.graph.programs
+        self.received += len({delta.program for delta, _ in self.inbox if delta.program not in known})
         acts = [scheduler.submit(delta, sink) for delta, sink in self.inbox]
         self.inbox.clear()
         for act in acts:
@@ -126,9 +128,10 @@ class Replica:
                 self.due = float(self.coast.times[self.coast.steps])
         return self.due
 
-    def branches(self) -> int:
-        """Running and waiting."""
-        return len(self.scheduler.memory.running) + len(self.scheduler.memory.waiting)
+    def report(self) -> tuple[int, int]:
+        """Branches running and waiting, and programs received: what a router is told."""
+        memory = self.scheduler.memory
+        return len(memory.running) + len(memory.waiting), self.received
 
     # -- coasting --------------------------------------------------------------------------------------------------
 
@@ -139,7 +142,7 @@ class Replica:
         rows, index, n = memory.rows, planner._rows, len(memory.running)
         if memory.changed or not planner._decode_only or not n or len(index) != n:
             return None
-        if memory.waiting and rows.free_count:
+        if memory.waiting and rows.free_count and not memory.full:
             return None
         length, prompt = rows.length[index].astype(np.int64), rows.prompt_len[index]
         most = np.minimum(Outputs.lengths(rows.seed[index]), rows.limit[index] - prompt)

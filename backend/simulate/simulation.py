@@ -185,12 +185,12 @@ class Simulation:
             self.progress(len(programs))
 
     def _step(self, replica: Replica) -> None:
-        self.router.report(replica.index, replica.branches())  # as it was when the last step ended
+        self.router.report(replica.index, *replica.report())  # as it was when the last step ended
         due = replica.step()
         if due is not None:
             self._step_at(replica, due)
         else:
-            self._push(replica.clock.now, _CLIENT, lambda at: self.router.report(replica.index, replica.branches()))
+            self._push(replica.clock.now, _CLIENT, lambda at: self.router.report(replica.index, *replica.report()))
 
     def _finish(self, first: float, wall: float) -> Result:
         result = self._result

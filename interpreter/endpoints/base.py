@@ -18,6 +18,7 @@ class Endpoint(ABC):
       names    every node in a delta also carries the user's `name` and `where`
       remote   deltas leave the process
       speculation   a delta may carry `hints`: {"num_api_spec_tokens": n}
+      priority   a delta may carry `hints`: {"priority": n}
       tokens   takes `tokens` in a delta, and `token_bytes` tells what ids stand for
       replay   answers from a record, and so wants the deltas of the program as it is
       images   takes image nodes that hold data

@@ -29,7 +29,7 @@ class LocalEndpoint(Endpoint):
             engine = Engine(model)
         self.engine: Any = engine
         if hasattr(engine, "tokenizer"):
-            self.capabilities = frozenset({"tokens"})
+            self.capabilities = frozenset({"tokens", "priority"})
 
     def submit(self, delta: Delta, on_event: OnEvent) -> None:
         """Hand the delta to the engine. What the engine refuses at once is raised, and fails the delta's nodes."""

@@ -188,9 +188,13 @@ class LoweredEndpoint(Endpoint):
             wrong = error if isinstance(error, StemmaError) else RequestError(f"malformed delta: {error!r}")
             refuse(delta, on_event, wrong)
             return
+        hints = delta.get("hints") or {}
+        if hints.get("priority") is not None:
+            refuse(delta, on_event, RequestError(f"{self!r} takes no priority", param="priority"))
+            return
         if program is None:
             program = self._programs[delta["program"]] = _Program(delta["program"])
-        program.speculate = (delta.get("hints") or {}).get("num_api_spec_tokens", program.speculate)
+        program.speculate = hints.get("num_api_spec_tokens", program.speculate)
         program.ended = program.ended or delta.get("end", False)
         try:
             self._advance(*[self._append(program, entry, on_event) for entry in delta["branches"]])

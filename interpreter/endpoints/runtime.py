@@ -115,7 +115,7 @@ class RuntimeEndpoint(Endpoint):
     markers, a name such as "chatml" or a dict of role: (text before, text after).
     """
 
-    capabilities = frozenset({"remote", "tokens"})
+    capabilities = frozenset({"remote", "tokens", "priority"})
 
     def __init__(
         self,
@@ -139,6 +139,8 @@ class RuntimeEndpoint(Endpoint):
         self._timeout = (CONNECT_SECONDS, check_timeout(timeout))
         self._max_retries = check_retries(max_retries)
         self._protocol = protocol
+        if protocol == "generate":
+            self.capabilities = frozenset({"remote", "tokens"})
         self._requests = GenerateEndpoint(
             self.base_url,
             self._headers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable
 from typing import Any
@@ -148,7 +149,7 @@ def test_longest_prefix_first_keeps_families_together():
     for k in range(30):
         shop.add([*families[k % 3], 1000 + k])
     order = [int(b.ids()[0]) for b in shop.serve()]
-    changes = sum(a != b for a, b in zip(order, order[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(order))
     assert changes <= 2 + 2 * (30 // AGE_SHARE)
 
 

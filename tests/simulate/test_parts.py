@@ -175,6 +175,9 @@ def test_a_program_stays_where_it_began():
     others = {router.route(f"p{k}", ids) for k in range(2)}
     assert others == {0, 1, 2} - {first} and router.route("a", ids) == first
     assert [load.programs for load in router.loads] == [1, 1, 1]
+    assert [load.work for load in router.loads] == [1, 1, 1]
+    router.report(first, 6, 1)
+    assert router.loads[first].work == 6
     router.finished("a")
     assert router.loads[first].programs == 0 and "a" not in router.where
 
