@@ -16,7 +16,7 @@ commands:
   serve      start a server: /generate, /v1/graph, OpenAI-compatible routes
   run        run a program file on the bundled model, or on a server with --url
   grammar    check: run JSON schemas with their instances through a constraint engine
-  bench      measure: scheduler, offline, grammar
+  bench      measure: scheduler, offline, grammar, simulate
   --version  print the version
 
 Each command explains itself: stemma serve --help

@@ -49,6 +49,11 @@ MAY = {
         "lang.errors", "lang.params", "backend.config", "backend.messages", "backend.requests", "backend.text",
         "backend.server",
     ),
+    "backend/distributed": ("backend.core", "backend.distributed"),
+    "backend/simulate": (
+        "lang.errors", "lang.params", "backend.core", "backend.messages", "backend.scheduler", "backend.distributed",
+        "backend.simulate",
+    ),
     "backend/engine.py": ("lang.errors", "lang.params", "backend"),
     "backend/bench": ("lang.errors", "lang.params", "backend"),
     "backend/bench/program": ("lang", "interpreter", "backend"),  # clients of a server, as their users are

@@ -12,6 +12,7 @@ BENCHES = {
     "masks": "a batch of distinct schemas: steps that waited for a mask, with and without overlap",
     "jump_forward": "forced tokens and drafts, on and off: equal ids, forward passes saved",
     "programs": "whole programs as graphs, against the same programs request by request",
+    "simulate": "program traces in virtual time: schedule and routing policies compared, up to 100,000 programs",
     "offline": "tokens per second against transformers.generate, same model, same run",
 }
 

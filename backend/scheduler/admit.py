@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from stemma.backend.cache.base import PrefixCache
     from stemma.backend.cache.slots import SlotAllocator
     from stemma.backend.scheduler.rows import Rows
+    from stemma.backend.scheduler.tools import Clock
 
 
 class Memory:
@@ -28,11 +28,13 @@ class Memory:
         cache: PrefixCache,
         policy: str,
         conservativeness: float,
+        clock: Clock,
         *,
         radix: bool = True,
         seed: int = 0,
     ) -> None:
         self.rows, self.slots, self.cache = rows, slots, cache
+        self.clock = clock
         self.admission = Admission(rows, slots, cache, conservativeness)
         self.waiting = WaitingQueue(policy, cache, self.match_limit, seed, radix)
         self.running: list[Branch] = []  # in order of admission
@@ -262,7 +264,7 @@ class Memory:
         self._enter_row(branch, ids, match.slots)
         self._claim(branch)
         if not work.admitted:
-            work.admitted, work.cached, work.t_admit = True, match.length, time.perf_counter()
+            work.admitted, work.cached, work.t_admit = True, match.length, self.clock()
             self.cache.used(branch.handle, match.length, len(ids))
         return True
 

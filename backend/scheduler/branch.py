@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -98,7 +97,7 @@ class Work:
     longest: int | None = None  # most output tokens that the constraint's matches have, where known
     queued: int = 0  # its number in the waiting queue, which it keeps when it is retracted
     admitted: bool = False
-    t_start: float = field(default_factory=time.perf_counter)
+    t_start: float = 0.0  # by the scheduler's clock, like the two below
     t_admit: float = 0.0
     t_first: float = 0.0
 
@@ -123,7 +122,7 @@ class Scoring:
     n_context: int
     base: int  # ids that the branch had before this node's literal text
     remaining: int
-    t_start: float = field(default_factory=time.perf_counter)
+    t_start: float  # by the scheduler's clock
 
 
 class Branch:
@@ -246,4 +245,4 @@ class Program:
         self.attained = 0  # tokens run through the model for it
         self.priority = 0  # higher goes first
         self.expected_len: int | None = None  # how long its outputs will be, as its client expects
-        self.touched = time.monotonic()
+        self.touched = 0.0  # when the last delta came, by the scheduler's clock

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -89,7 +88,7 @@ class Graph:
                 program = self.programs[delta.program] = Program(delta.program, self.next_serial(), self.memory.rows)
                 if delta.cache_salt is not None:
                     program.namespace = ("salt", delta.cache_salt)
-            program.touched = time.monotonic()
+            program.touched = self.memory.clock()
             program.ended = program.ended or delta.end
             program.tokens = program.tokens or delta.tokens
             if delta.hints is not None:
@@ -305,6 +304,7 @@ class Graph:
             stop_ids=frozenset(params.stop_token_ids),
             stream=node.stream,
             logprobs=node.logprobs,
+            t_start=self.memory.clock(),
             kind=hash((params.max_new_tokens, params.stop, params.stop_token_ids, repr(node.constraint))),
         )
         for token, _ in params.logit_bias:
@@ -406,7 +406,7 @@ class Graph:
                 self.memory.release(branch)  # a token computed already must be computed again, for its logits
                 self.memory.drop_lease(branch)
         if branch.row >= 0:  # straight on, without a place in the queue
-            work.cached, work.admitted, work.t_admit = int(rows.computed[branch.row]), True, time.perf_counter()
+            work.cached, work.admitted, work.t_admit = int(rows.computed[branch.row]), True, self.memory.clock()
             self.memory.set_work(branch)
             branch.state = State.RUNNING
         else:

@@ -20,7 +20,7 @@ from stemma.backend.scheduler.masking import Masker, StepMasks
 from stemma.backend.scheduler.output import Output
 from stemma.backend.scheduler.plan import Planner
 from stemma.backend.scheduler.rows import Rows
-from stemma.backend.scheduler.tools import Compile, TextTools
+from stemma.backend.scheduler.tools import Clock, Compile, TextTools
 
 EXPIRE_EVERY = 1.0  # seconds between looks at idle leases
 CHECK_EVERY = 30.0  # seconds between integrity checks of an engine that has become idle
@@ -55,18 +55,21 @@ class Scheduler:
         max_prefill: int = 16384,
         same_step_sharing: bool = True,
         mixed_chunk: bool = True,
+        clock: Clock = time.perf_counter,
     ) -> None:
+        """clock: seconds that never go back; ageing, leases and latencies are measured with it."""
+        self.clock = clock
         self.runner = runner
         self.slots = SlotAllocator(runner.num_slots, page_size)
         self.load_rule = load_rule or LoadRule()
         self.cache = self._make_cache(radix, eviction, host)
         self.rows = Rows(max_rows, context, runner.vocab_size)
-        self.memory = Memory(self.rows, self.slots, self.cache, policy, conservativeness, radix=radix, seed=seed)
+        self.memory = Memory(self.rows, self.slots, self.cache, policy, conservativeness, clock, radix=radix, seed=seed)
         self.graph = Graph(
             self.memory, text, compile, context=context, vocab_size=runner.vocab_size, seed=seed, lease=lease
         )
         eos_ids = text.tokenizer.eos_ids
-        self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap)
+        self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap, clock)
         self.planner = Planner(
             self.memory,
             chunk,
@@ -78,8 +81,8 @@ class Scheduler:
         )
         self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward, draft == "forced")
         self.tokens_computed = 0
-        self._next_expire = time.monotonic() + EXPIRE_EVERY
-        self._check_every, self._next_check, self._checked_step = check_every, time.monotonic(), 0
+        self._next_expire = clock() + EXPIRE_EVERY
+        self._check_every, self._next_check, self._checked_step = check_every, clock(), 0
 
     def _make_cache(self, radix: bool, eviction: str, host: HostCopies | None) -> PrefixCache:
         if not radix:
@@ -95,7 +98,7 @@ class Scheduler:
 
     def step(self) -> bool:
         """One step of the engine. False when there was nothing to run."""
-        now = time.monotonic()
+        now = self.clock()
         if now >= self._next_expire:
             self._next_expire = now + EXPIRE_EVERY
             self.graph.expire(now)
@@ -107,9 +110,9 @@ class Scheduler:
                 self._check_when_idle(now)
             return bool(self.planner.settled)
         self.tokens_computed += len(plan.ids)
-        began = time.perf_counter()
+        began = self.clock()
         out = self._run(plan)
-        self.load_rule.observe(len(plan.ids), time.perf_counter() - began)
+        self.load_rule.observe(len(plan.ids), self.clock() - began)
         self.output.process(plan, out)
         return True
 
@@ -148,7 +151,7 @@ class Scheduler:
         except AssertionError as error:
             raise RuntimeError(f"the integrity check of the KV cache failed: {error} (please report this)") from error
         self._checked_step = self.planner.step
-        self._next_check = now + max(self._check_every, (time.monotonic() - now) / CHECK_SHARE)
+        self._next_check = now + max(self._check_every, (self.clock() - now) / CHECK_SHARE)
 
     def load(self) -> dict[str, Any]:
         """What a router or a status page needs."""

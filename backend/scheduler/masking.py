@@ -19,6 +19,7 @@ import numpy as np
 
 from stemma.backend.core import Int32, mask_words
 from stemma.backend.scheduler.branch import Work
+from stemma.backend.scheduler.tools import Clock
 
 WAITED = 50e-6  # seconds; a step that spent longer between logits and masks has waited for them
 
@@ -89,12 +90,12 @@ class StepMasks:
         """Wait until all rows are worked out, and count the wait. In the scheduler's thread."""
         if self.finished:
             return
-        begin = time.perf_counter()
+        begin = self._masker.clock()
         seconds = self._work()
         with self._lent:  # the thread may be at its last row
             seconds += self._seconds
         self.finished = True
-        waited = time.perf_counter() - begin
+        waited = self._masker.clock() - begin
         stats = self._masker.stats
         stats.mask_steps += 1
         stats.mask_rows += len(self._wanted)
@@ -125,11 +126,14 @@ class StepMasks:
 class Masker:
     """Makes the masks of steps, in a thread of its own with `overlap`, else when they are asked for."""
 
-    def __init__(self, vocab_size: int, eos_ids: frozenset[int], overlap: bool) -> None:
+    def __init__(
+        self, vocab_size: int, eos_ids: frozenset[int], overlap: bool, clock: Clock = time.perf_counter
+    ) -> None:
         self.stats = MaskStats()
         self._words = mask_words(vocab_size)
         self._eos_ids = eos_ids
         self._overlap = overlap
+        self.clock = clock
         self._nothing = np.zeros(self._words, np.int32)
         self._nothing.flags.writeable = False
         self._queue: SimpleQueue[StepMasks | None] | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,7 +57,7 @@ class Output:
         rows.length[row] = position + 1
         first = rows.t_first[row] == 0.0
         if first.any():
-            rows.t_first[row[first]] = time.perf_counter()
+            rows.t_first[row[first]] = self.memory.clock()
         ended = (self._is_eos[token] & ~rows.ignore_eos[row]) | (position + 1 >= rows.limit[row])
         look = np.flatnonzero(ended | rows.special[row])
         if look.size:
@@ -139,7 +138,7 @@ class Output:
         if keep < end:
             self.memory.shrink(row, keep)
         if not rows.t_first[row]:
-            rows.t_first[row] = time.perf_counter()
+            rows.t_first[row] = self.memory.clock()
         branch = rows.branch[row]
         if branch is not None and branch.work is not None:
             work = branch.work
@@ -367,7 +366,7 @@ class Output:
         return last in self.eos_ids and not work.params.ignore_eos
 
     def _meta(self, work: Work, ids: list[int], reason: FinishReason) -> dict[str, Any]:
-        now = time.perf_counter()
+        now = self.memory.clock()
         meta: dict[str, Any] = {
             "prompt_tokens": work.prompt_len,
             "completion_tokens": len(ids) - work.prompt_len,

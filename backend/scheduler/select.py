@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -55,7 +54,9 @@ def start_select(graph: Graph, branch: Branch, node: SelectNode) -> None:
         if first < len(part.ids):  # else its tokens are all of its source, or a single one without context
             part.branch = _scored(graph, branch, k, part.ids, first)
             rows.append(part.branch)
-    branch.scoring = Scoring(branch.cursor, node, parts, len(base) + len(tail), len(base), len(rows))
+    branch.scoring = Scoring(
+        branch.cursor, node, parts, len(base) + len(tail), len(base), len(rows), graph.memory.clock()
+    )
     branch.state = State.SCORING
     for row in rows:
         graph.memory.queue(row)
@@ -83,7 +84,7 @@ def _scored(graph: Graph, parent: Branch, k: int, ids: np.ndarray, score_from: i
     scored.set_ids(ids)
     scored.work = Work(
         node=parent.cursor, params=None, prompt_len=len(ids), limit=len(ids), score_from=score_from,
-        match_limit=score_from - 1,
+        match_limit=score_from - 1, t_start=graph.memory.clock(),
     )  # fmt: skip
     scored.on_done = lambda done: _choice_scored(graph, parent, done)
     return scored
@@ -127,7 +128,7 @@ def _decide(graph: Graph, branch: Branch) -> None:
         "computed_tokens": sum(w.computed for w in works),
         "forced_tokens": 0,
         "finish_reason": {"type": "stop", "matched": None},
-        "e2e_latency": time.perf_counter() - scoring.t_start,
+        "e2e_latency": graph.memory.clock() - scoring.t_start,
         "num_retractions": sum(w.retractions for w in works),
     }
     if branch.program.tokens:

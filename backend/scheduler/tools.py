@@ -11,6 +11,8 @@ from stemma.lang.params import Constraint, SamplingParams
 
 Compile = Callable[[Constraint, Callable[[Grammar | Exception], None]], None]
 """Make a grammar and hand it (or the error) to the callback, in the scheduler's thread, now or later."""
+Clock = Callable[[], float]
+"""Seconds that never go back. The simulator's is its own."""
 
 
 class TokenizerLike(Protocol):

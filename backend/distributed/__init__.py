@@ -1,0 +1,1 @@
+"""More than one engine: which replica a program runs on."""
