@@ -85,8 +85,7 @@ class Memory:
             return
         computed, owned_from = int(rows.computed[row]), int(rows.tree_len[row])
         keep = max(length, owned_from)
-        if computed > keep:
-            self.slots.free(rows.slots[row, keep:computed].copy())
+        self.drop_tail(row, keep)
         rows.computed[row] = min(computed, length)
         rows.length[row] = length
         if length < owned_from:
@@ -96,6 +95,13 @@ class Memory:
             if branch.handle is not None:
                 self.cache.unlock(branch.handle)
                 branch.handle = None
+
+    def drop_tail(self, row: int, keep: int) -> None:
+        """Free the slots of what a row has computed behind its first `keep` tokens; the cache has none of them."""
+        rows, computed = self.rows, int(self.rows.computed[row])
+        if computed > keep:
+            self.slots.free(rows.slots[row, keep:computed].copy())
+            rows.computed[row] = keep
 
     def release(self, branch: Branch) -> None:
         """Give the row back. The computed prefix goes to the cache and stays pinned by the branch's handle."""

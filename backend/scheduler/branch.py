@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,8 +17,11 @@ from stemma.backend.grammar.base import Matcher
 from stemma.backend.messages import ANSWERED, LogprobOptions, Node, SelectNode
 from stemma.lang.params import SamplingParams
 
+if TYPE_CHECKING:
+    from stemma.backend.scheduler.drafts import Ngrams, Shared
+
 _log = logging.getLogger("stemma")
-MAX_DRAFT = 8  # tokens of one draft
+MAX_DRAFT = 8  # tokens of one draft of forced text
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
 
@@ -72,6 +75,10 @@ class Work:
     draft: list[int] = field(default_factory=list)  # a guess at the next tokens, to be verified in the next step
     draft_room: int = MAX_DRAFT
     draft_masks: list[Int32] = field(default_factory=list)  # the matcher's rows behind each token of the draft
+    draft_kind: int = 0  # what the draft rests on (`drafts.Drafter`)
+    draft_rates: list[float] = field(default_factory=list)  # how often draft tokens of each kind were right, lately
+    draft_guess: tuple[int, int, int] | None = None  # (position, token, kind) to compare with what comes
+    ngrams: Ngrams | None = None  # the runs of its own tokens, once it is drafted
     ending: FinishReason | None = None  # it ends so once its last tokens, which were not sampled, are run
     text: TextOut | None = None  # only with stop strings or streaming
     stop_ids: frozenset[int] = frozenset()
@@ -198,7 +205,7 @@ class Branch:
 class Program:
     """A tree of branches. `namespace` isolates its prefixes in the cache."""
 
-    __slots__ = ("branches", "ended", "id", "namespace", "rows", "serial", "tokens", "touched", "unsettled")
+    __slots__ = ("branches", "ended", "id", "namespace", "ngrams", "rows", "serial", "tokens", "touched", "unsettled")
 
     def __init__(self, id: str, serial: int, rows: Any) -> None:
         self.id, self.serial, self.rows = id, serial, rows
@@ -207,4 +214,5 @@ class Program:
         self.ended = False
         self.tokens = False  # whether results tell the ids of their prompts
         self.unsettled = 0
+        self.ngrams: Shared | None = None  # the runs of its branches' tokens, once one of several is drafted
         self.touched = time.monotonic()

@@ -13,6 +13,7 @@ from stemma.backend.core import Plan, Runner, StepOutput
 from stemma.backend.messages import GraphDelta
 from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.branch import Sink
+from stemma.backend.scheduler.drafts import STEP_COSTS, Drafter
 from stemma.backend.scheduler.graph import Graph
 from stemma.backend.scheduler.masking import Masker, StepMasks
 from stemma.backend.scheduler.output import Output
@@ -54,8 +55,9 @@ class Scheduler:
         )
         eos_ids = text.tokenizer.eos_ids
         self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap)
-        self.planner = Planner(self.memory, chunk, self.masker, draft != "off")
-        self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward, draft == "forced")
+        self.drafter = Drafter(self.memory, draft, getattr(runner, "step_costs", STEP_COSTS))
+        self.planner = Planner(self.memory, chunk, self.masker, self.drafter)
+        self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward, self.drafter)
         self.tokens_computed = 0
         self._next_expire = time.monotonic() + EXPIRE_EVERY
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stemma.backend.core import FinishReason, Plan, StepOutput, Verify
-from stemma.backend.scheduler.branch import MAX_DRAFT, Branch, Work
+from stemma.backend.core import FinishReason, Plan, StepOutput
+from stemma.backend.scheduler.branch import Branch, Work
 from stemma.lang.errors import ConstraintError, StemmaError
 
 if TYPE_CHECKING:
     from stemma.backend.scheduler.admit import Memory
+    from stemma.backend.scheduler.drafts import Drafter
     from stemma.backend.scheduler.graph import Graph
 
 
@@ -26,9 +27,9 @@ class Output:
         eos_ids: frozenset[int],
         vocab_size: int,
         jump_forward: bool,
-        draft: bool = False,
+        drafter: Drafter,
     ) -> None:
-        self.memory, self.graph, self.jump_forward, self.draft = memory, graph, jump_forward, draft
+        self.memory, self.graph, self.jump_forward, self.drafter = memory, graph, jump_forward, drafter
         self.eos_ids = eos_ids
         self._is_eos = np.zeros(vocab_size, np.bool_)
         self._is_eos[[i for i in eos_ids if i < vocab_size]] = True
@@ -43,7 +44,7 @@ class Output:
             branch = rows.branch[int(index[i])]
             if branch is not None and branch.work is not None:
                 branch.work.records.append((int(ends[i]), said))
-        agreed = [self._agree(plan, out, v) for v in plan.verify]
+        agreed = [self.drafter.agree(plan, out, v) for v in plan.verify]
         drawn = plan.sample
         if plan.verify:
             drawn = drawn.copy()
@@ -83,47 +84,6 @@ class Output:
         except Exception as error:  # a broken matcher or template must not take the engine down
             self.graph.fail(branch, StemmaError(f"internal error: {type(error).__name__}: {error}"))
 
-    # -- drafts ----------------------------------------------------------------------------------------------------
-
-    def _agree(self, plan: Plan, out: StepOutput, verify: Verify) -> tuple[Branch | None, list[int]]:
-        """The draws that count: up to the first that is not what the draft has, and this one. The rest of the draft is
-        taken out of the row, and its slots are free again."""
-        rows, i, count = self.memory.rows, verify.index, verify.count
-        row, end = int(plan.rows[i]), int(plan.start[i] + plan.n[i])
-        draft = plan.ids[plan.offsets[i + 1] - count : plan.offsets[i + 1]]
-        drawn = [*out.verified[i].tolist(), int(out.next_ids[i])]
-        same = next((k for k in range(count) if drawn[k] != draft[k]), count)
-        keep = end - count + same
-        if keep < end:
-            self.memory.slots.free(rows.slots[row, keep:end].copy())
-            rows.computed[row] = keep
-        if not rows.t_first[row]:
-            rows.t_first[row] = time.perf_counter()
-        branch = rows.branch[row]
-        if branch is not None and branch.work is not None:
-            work = branch.work
-            work.drafted += count
-            work.confirmed += same
-            # a draft is as long as the last one was right; one that was right throughout may be twice as long
-            work.draft_room = min(MAX_DRAFT, 2 * count) if same == count else max(1, same)
-        return branch, drawn[: same + 1]
-
-    def _propose(self, branch: Branch, work: Work) -> None:
-        """Set the draft that the next step verifies: how the text that the grammar forces is likely spelled."""
-        assert work.matcher is not None
-        room = min(work.draft_room, work.limit - branch.length - 1)
-        work.draft = work.matcher.draft()[:room] if room > 0 else []
-        work.draft_masks = []
-        if not work.draft:
-            return
-        ahead = work.matcher.clone()
-        for k, token in enumerate(work.draft):
-            if not ahead.accept(token):
-                del work.draft[k:]
-                break
-            work.draft_masks.append(ahead.mask())
-        self.memory.changed = True  # the next step is not like the last
-
     # -- tokens of special rows ------------------------------------------------------------------------------------
 
     def begin(self, branch: Branch) -> bool:
@@ -145,8 +105,6 @@ class Output:
                 self.finish(branch, reason)
                 return True
             work.ending = reason
-        if work.ending is None and self.draft and work.logprobs is None:
-            self._propose(branch, work)
         return False
 
     def _take(self, branch: Branch, tokens: list[int], appended: bool) -> None:
@@ -167,8 +125,6 @@ class Output:
         if reason is not None:
             self._end(branch, work, reason)
             return
-        if work.matcher is not None and self.draft and work.logprobs is None:
-            self._propose(branch, work)
         if work.stream:
             self._stream(branch, work)
 
@@ -231,9 +187,7 @@ class Output:
             branch.set_ids(branch.ids(length).copy())
         else:
             computed = int(rows.computed[row])
-            if computed > length:  # it was the beginning of a draft that agreed
-                self.memory.slots.free(rows.slots[row, length:computed].copy())
-                rows.computed[row] = length
+            self.memory.drop_tail(row, length)  # more was computed if it was the beginning of a draft that agreed
             rows.length[row] = length
             if work.logprobs is not None and tokens and computed == length:
                 work.rescore, work.match_limit = True, length - 1  # the logits there were drawn from, and are gone

@@ -12,6 +12,7 @@ from stemma.backend.scheduler.masking import Masker, Wanted
 
 if TYPE_CHECKING:
     from stemma.backend.scheduler.admit import Memory
+    from stemma.backend.scheduler.drafts import Drafter
 
 Extend = tuple[Branch, int, int]  # a row that is extended by that many tokens, of which so many are a draft
 MIN_SHARED = 32  # a shorter common prefix is not worth a group
@@ -20,8 +21,8 @@ MIN_SHARED = 32  # a shorter common prefix is not worth a group
 class Planner:
     """Builds plans. A steady decode batch reuses what does not change (order, sampling arrays, groups)."""
 
-    def __init__(self, memory: Memory, chunk: int, masker: Masker, draft: bool = False) -> None:
-        self.memory, self.chunk, self.masker, self.draft = memory, chunk, masker, draft
+    def __init__(self, memory: Memory, chunk: int, masker: Masker, drafter: Drafter) -> None:
+        self.memory, self.chunk, self.masker, self.drafter = memory, chunk, masker, drafter
         self.step = 0
         self._rows: Int32 = np.empty(0, np.int32)
         self._sampling: SamplingArrays | None = None
@@ -40,7 +41,7 @@ class Planner:
         memory.planned.clear()
         decodes = self._grow_decodes()
         budget = self.chunk
-        if self.draft:
+        if self.drafter.active:
             budget -= self._extend_drafted(decodes, budget, extends)
         for branch in [b for b in memory.running if rows.length[b.row] - rows.computed[b.row] > 1]:
             if budget <= 0:
@@ -83,17 +84,19 @@ class Planner:
     def _extend_drafted(self, decodes: list[Branch], budget: int, extends: list[Extend]) -> int:
         """Move rows that have a draft from `decodes` to `extends`. Returns how many tokens they are extended by."""
         memory, used = self.memory, 0
-        for branch in list(decodes):
+        drafted: set[Branch] = set()
+        for branch in self.drafter.choose(decodes):
             work = branch.work
-            if work is None or not work.draft:
-                continue
+            assert work is not None
             # room for all rows and the draft: verifying it sends nobody back to the queue
             if budget - used > 1 and memory.ensure(len(memory.running) + 1 + len(work.draft)):
-                decodes.remove(branch)
-                used += self._extend(branch, budget - used, extends)
+                drafted.add(branch)
+                used += self._extend(branch, budget - used, extends, proposed=True)
+        if drafted:
+            decodes[:] = [b for b in decodes if b not in drafted]
         return used
 
-    def _extend(self, branch: Branch, budget: int, extends: list[Extend]) -> int:
+    def _extend(self, branch: Branch, budget: int, extends: list[Extend], proposed: bool = False) -> int:
         """Give a row slots for up to `budget` pending tokens, and show them to the cache. Returns how many."""
         memory, rows, row = self.memory, self.memory.rows, branch.row
         start, length = int(rows.computed[row]), int(rows.length[row])
@@ -111,7 +114,11 @@ class Planner:
                 return 0
         work = branch.work
         assert work is not None
-        draft = self._draft(work, budget - n, n + reserve) if work.draft and start + n == length else 0
+        draft = 0
+        if start + n == length:
+            if not proposed:
+                self.drafter.after_prompt(branch)
+            draft = self._draft(work, budget - n, n + reserve) if work.draft else 0
         rows.ids[row, length : length + draft] = work.draft[:draft]
         rows.slots[row, start : start + n + draft] = memory.slots.allocate(n + draft)
         if start + n <= max(work.fixed_len, work.limit if work.params is None else 0):
@@ -223,7 +230,7 @@ class Planner:
             hold = start + n - work.prompt_len < work.params.min_new_tokens
             if hold or work.matcher is not None:
                 draft = start + n - int(self.memory.rows.length[branch.row])  # tokens of a guess that come before it
-                masks.append(Wanted(i, work, hold, work.draft_masks[draft - 1] if draft else None))
+                masks.append(Wanted(i, work, hold, work.draft_masks[draft - 1] if draft and work.draft_masks else None))
         if work.score_from >= 0:
             first, last = max(work.score_from, start + 1), min(start + n + 1, work.limit)
             if first < last:

@@ -122,7 +122,7 @@ def options_of(rng: random.Random) -> dict[str, Any]:
         "chunk": rng.choice([1, 7, 64, 512]),
         "together": rng.random() < 0.8,
         "jump_forward": rng.random() < 0.5,
-        "draft": rng.choice(["off", "forced"]),
+        "draft": rng.choice(["off", "forced", "ngram", "auto"]),
         "policy": rng.choice(["lpm", "fcfs"]),
         "max_rows": rng.choice([1, 3, 256]),
         "late": rng.random() < 0.5,
