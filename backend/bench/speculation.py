@@ -83,6 +83,8 @@ def workloads() -> list[Workload]:
         Workload("lists, alone", lists, GREEDY | {"ignore_eos": True}),
         Workload("lists, 4 at once", lists, GREEDY | {"ignore_eos": True}, together=True),
         Workload("lists, 16 at once", lists * 4, GREEDY | {"ignore_eos": True}, together=True),
+        Workload("json, 6 samples", extract[:3], {**GREEDY, "temperature": 0.7, "seed": 3, "n": 6, "json_schema": PERSON}),
+        Workload("lists, 6 samples", lists[:3], {**GREEDY, "temperature": 0.7, "seed": 3, "n": 6}),
         Workload("free, alone", free, sampled),
         Workload("free, 6 at once", free, sampled, together=True),
         Workload("free, 64 at once", many[:64], sampled, together=True),
@@ -99,6 +101,7 @@ def play(engine: Engine, load: Workload, figures: Figures) -> None:
         results = engine.generate(list(load.prompts), load.params)
     else:
         results = [engine.generate(prompt, load.params) for prompt in load.prompts]
+    results = [r for found in results for r in (found if isinstance(found, list) else [found])]
     figures.seconds = min(figures.seconds, engine._ask(time.thread_time) - begin)
     figures.forwards = engine.scheduler.planner.step - before[0]
     figures.drafted, figures.confirmed = drafter.drafted - before[1], drafter.confirmed - before[2]

@@ -36,8 +36,9 @@ _WORD = (1 << 64) - 1
 # What a step of so many tokens costs, in steps of one token: the bundled model on CPU, one thread. Up to eight tokens
 # are one fused kernel; a runner that knows better has an attribute `step_costs` of this form.
 STEP_COSTS: tuple[tuple[int, float], ...] = (
-    (1, 1.0), (2, 1.3), (4, 1.5), (8, 2.75), (9, 3.9), (16, 5.0), (32, 8.5), (64, 14.5), (128, 26.0), (256, 50.0)
+    (1, 1.0), (2, 1.4), (4, 1.6), (8, 2.9), (9, 4.1), (16, 5.8), (32, 9.5), (64, 15.0), (128, 27.0), (256, 52.0)
 )  # fmt: skip
+OVERHEAD = 0.15  # and what a step with drafts costs besides
 _FORCED = 0  # what a draft rests on: forced text, a run of 2 to 4 tokens (1 to 3), one of another branch (4 to 6)
 _START_RATES = (0.8, 0.4, 0.4, 0.5, 0.4, 0.4, 0.5)
 
@@ -179,7 +180,8 @@ class Drafter:
         last = len(self._costs) - 1
         totals = self._costs[np.minimum(rows + np.arange(len(odds) + 1), last)]
         value = totals[0] / rows
-        gain = np.concatenate([[0.0], np.cumsum([p for p, _ in odds])]) * value - (totals - totals[0])
+        gain = np.concatenate([[0.0], np.cumsum([p for p, _ in odds])]) * value - (totals - totals[0]) * 1.1
+        gain[1:] -= OVERHEAD
         best = min(int(gain.argmax()), last - rows) if rows < last else 0
         counts = [0] * len(chosen)
         for _, i in odds[:best]:
