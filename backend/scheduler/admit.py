@@ -32,6 +32,7 @@ class Memory:
         self.changed = True  # the running set differs from the last plan's
         self.retractions = 0
         self.planned: set[int] = set()  # rows whose chunk is published already in the plan being built: not retractable
+        self.following: dict[int, Branch] = {}  # waiting, out of the queue: the step in flight draws their next token
         self.leases: dict[int, Branch] = {}  # idle branches that pin a prefix, oldest first
 
     # -- slots -----------------------------------------------------------------------------------------------------
@@ -176,6 +177,21 @@ class Memory:
     def queue(self, branch: Branch) -> None:
         branch.state = State.WAITING
         self.waiting.append(branch)
+
+    def follow(self, branch: Branch) -> int:
+        """Take a branch out of the queue while a step draws its next token; returns the key to name it by."""
+        self.waiting.remove(branch)
+        self.following[branch.serial] = branch
+        return branch.serial
+
+    def followed(self, key: int) -> Branch | None:
+        """The branch of a key, neither queued nor following any more; None if it ended meanwhile."""
+        branch = self.following.pop(key, None)
+        return branch if branch is not None and branch.state is State.WAITING else None
+
+    def resume(self, branches: list[Branch]) -> None:
+        """Put branches that followed back where they were in the queue."""
+        self.waiting[:0] = branches
 
     def ordered(self) -> list[Branch]:
         return order_waiting(self.waiting, self.policy, self.cache)

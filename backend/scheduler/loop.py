@@ -57,6 +57,7 @@ class Scheduler:
         self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap)
         self.drafter = Drafter(self.memory, draft, getattr(runner, "step_costs", STEP_COSTS))
         self.planner = Planner(self.memory, chunk, self.masker, self.drafter)
+        self.planner.follow = radix and getattr(runner, "takes_followers", False)
         self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward, self.drafter)
         self.tokens_computed = 0
         self._next_expire = time.monotonic() + EXPIRE_EVERY

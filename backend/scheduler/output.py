@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stemma.backend.core import FinishReason, Plan, StepOutput
-from stemma.backend.scheduler.branch import Branch, Work
+from stemma.backend.core import FinishReason, Plan, RowLogprobs, StepOutput
+from stemma.backend.scheduler.branch import Branch, State, Work
 from stemma.lang.errors import ConstraintError, StemmaError
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Output:
         rows.computed[index] = ends
         rows.spent[index] += plan.n
         for i, said in out.logprobs.items():
+            if i >= len(index):
+                continue
             branch = rows.branch[int(index[i])]
             if branch is not None and branch.work is not None:
                 branch.work.records.append((int(ends[i]), said))
@@ -65,6 +67,28 @@ class Output:
             self._try(rows.branch[int(row[k])], [int(token[k])])
         for branch, tokens in agreed:
             self._try(branch, tokens, appended=False)
+        if plan.followers:
+            keys = [follower.key for follower in plan.followers]
+            said = [out.logprobs.get(len(index) + k) for k in range(len(keys))]
+            going = [self._followed(*each) for each in zip(keys, out.followed.tolist(), said, strict=True)]
+            self.memory.resume([branch for branch in going if branch is not None])
+
+    def _followed(self, key: int, token: int, said: RowLogprobs | None) -> Branch | None:
+        """A branch that waits has its first token, drawn where its prompt was computed for another. The branch, if it
+        goes on."""
+        branch = self.memory.followed(key)
+        if branch is None:
+            return None
+        work = branch.work
+        assert work is not None
+        now = time.perf_counter()
+        if not work.admitted:
+            work.admitted, work.cached, work.t_admit = True, branch.length, now
+        work.t_first = work.t_first or now
+        if said is not None:
+            work.records.append((branch.length, said))
+        self._try(branch, [token], appended=False)
+        return branch if branch.work is work and branch.state is State.WAITING else None
 
     def settle(self, branch: Branch | None) -> None:
         """A row that samples nothing has computed all it was asked for."""
@@ -140,7 +164,7 @@ class Output:
     def _end(self, branch: Branch, work: Work, reason: FinishReason) -> None:
         """Finish, unless log-probabilities are asked of tokens that have not been run: then they are run first."""
         rows, row = self.memory.rows, branch.row
-        if work.logprobs is None or (rows.length[row] - rows.computed[row] <= 1 and not work.rescore):
+        if row < 0 or work.logprobs is None or (rows.length[row] - rows.computed[row] <= 1 and not work.rescore):
             self.finish(branch, reason)
             return
         work.ending = reason

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArrays, Verify
-from stemma.backend.scheduler.branch import Branch, Work
+from stemma.backend.core import Follower, Group, Int32, LogprobRequest, Plan, SamplingArrays, Verify
+from stemma.backend.scheduler.branch import Branch, State, Work
 from stemma.backend.scheduler.masking import Masker, Wanted
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class Planner:
 
     def __init__(self, memory: Memory, chunk: int, masker: Masker, drafter: Drafter) -> None:
         self.memory, self.chunk, self.masker, self.drafter = memory, chunk, masker, drafter
+        self.follow = False  # whether the runner draws for followers, and the cache gives them their prompt
         self.step = 0
         self._rows: Int32 = np.empty(0, np.int32)
         self._sampling: SamplingArrays | None = None
@@ -38,6 +39,7 @@ class Planner:
         if not memory.running and not memory.waiting:
             return None
         extends: list[Extend] = []
+        self._followers: list[tuple[int, Branch]] = []
         memory.planned.clear()
         decodes = self._grow_decodes()
         budget = self.chunk
@@ -51,6 +53,8 @@ class Planner:
                 budget -= self._extend(branch, budget, extends)
         if memory.waiting and budget > 0 and rows.free_count:
             for branch in memory.ordered():
+                if branch.serial in memory.following:
+                    continue
                 if budget <= 0 or not memory.admit(branch):
                     break
                 memory.waiting.remove(branch)
@@ -125,7 +129,35 @@ class Planner:
             memory.publish(branch, start + n)
         memory.planned.add(row)
         extends.append((branch, n + draft, draft))
+        if self.follow and start + n == length and rows.sample[row]:
+            self._gather(branch, work, len(extends) - 1)
         return n + draft
+
+    def _gather(self, leader: Branch, work: Work, k: int) -> None:
+        """Let the waiting siblings that have the same prompt as a row draw behind it: they need no row for that.
+
+        Only where nothing stands between the fork and the generation, so that a fork with texts costs no comparisons.
+        """
+        if work.node or leader.parent is None:
+            return
+        ids = leader.ids()
+        for sibling in leader.parent.children:
+            other = sibling.work
+            if (
+                sibling.state is State.WAITING
+                and sibling.at == leader.at
+                and other is not None
+                and not other.node
+                and sibling.serial not in self.memory.following
+                and other.params is not None
+                and other.prompt_len < other.limit
+                and other.ending is None
+                and other.match_limit >= len(ids)  # no log-probabilities of the prompt
+                and (other.logprobs is None or other.matcher is None)  # forced tokens would have to be run first
+                and np.array_equal(sibling.ids(), ids)
+            ):
+                self.memory.follow(sibling)
+                self._followers.append((k, sibling))
 
     def _draft(self, work: Work, budget: int, reserved: int) -> int:
         """How much of the draft is verified in this step: nothing is retracted for it."""
@@ -142,8 +174,9 @@ class Planner:
             decodes = self._depth_first(decodes)
             order = [b.row for b in decodes] + [b.row for b, *_ in extends]
             self._rows = np.array(order, np.int32)
-            self._sampling = rows.sampling(self._rows)
-            branches = decodes + [b for b, *_ in extends]
+            following = [b for _, b in self._followers]
+            self._sampling = rows.sampling(self._rows, [b.work for b in following if b.work is not None])
+            branches = decodes + [b for b, *_ in extends] + following
             self._sampling.bias = [
                 (i, b.work.params.logit_bias)
                 for i, b in enumerate(branches)
@@ -189,7 +222,13 @@ class Planner:
         wants: list[LogprobRequest] = []
         verify = [self._verify(d + k, branch, drafted) for k, (branch, _, drafted) in enumerate(extends) if drafted]
         for i, branch in self._special:
-            self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
+            if i < len(index):
+                self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
+            else:
+                self._special_row(i, branch, branch.length, 0, True, masks, wants)
+        followers = [
+            Follower(d + k, int(offsets[d + k + 1]) - 1 - extends[k][2], b.serial) for k, b in self._followers
+        ]
         return Plan(
             step=self.step,
             rows=index,
@@ -207,6 +246,7 @@ class Planner:
             logprobs=wants,
             groups=self._groups,
             verify=verify,
+            followers=followers,
         )
 
     def _verify(self, i: int, branch: Branch, count: int) -> Verify:
@@ -229,7 +269,7 @@ class Planner:
             assert work.params is not None
             hold = start + n - work.prompt_len < work.params.min_new_tokens
             if hold or work.matcher is not None:
-                draft = start + n - int(self.memory.rows.length[branch.row])  # tokens of a guess that come before it
+                draft = start + n - branch.length  # tokens of a guess that come before it
                 masks.append(Wanted(i, work, hold, work.draft_masks[draft - 1] if draft and work.draft_masks else None))
         if work.score_from >= 0:
             first, last = max(work.score_from, start + 1), min(start + n + 1, work.limit)
@@ -240,8 +280,7 @@ class Planner:
             want = LogprobRequest(i, output=sample, top=options.top, ids=tuple(options.ids or ()))
             # prompt positions when asked for, and forced tokens, which were appended without being sampled
             asked_from = options.start if options.start >= 0 else work.prompt_len
-            length = int(self.memory.rows.length[branch.row])
-            first, last = max(asked_from, start + 1), min(start + n + 1, length)
+            first, last = max(asked_from, start + 1), min(start + n + 1, branch.length)
             if first < last:
                 want.input_from, want.input_to = first, last
             if sample or first < last:
