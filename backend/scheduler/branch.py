@@ -66,6 +66,8 @@ class Work:
     limit: int
     seed: int = 0
     score_from: int = -1
+    score_next: int = 0  # the last token of what a scored branch scores; it need not be computed
+    score_ids: tuple[int, ...] = ()  # token ids whose log-probabilities a scored branch tells at each of its positions
     match_limit: int = 1 << 30  # most tokens that may come from the cache (input logprobs need the rest computed)
     marker: int = -1  # the special token that the constraint begins behind
     matcher: Matcher | None = None
@@ -103,11 +105,19 @@ class Work:
 
 @dataclass(slots=True)
 class Part:
-    """A sequence to score. Its first `shared` scored tokens are those of part `source`; the rest may have a branch."""
+    """A sequence to score, as an edge of the trie of all: its first `shared` scored tokens are those of part `source`.
+
+    `at`: the position of the first token that is not shared. Where another one goes on differently there, the branch of
+    part `teller` computes the position before it, and tells the log-probabilities of all `asked` ids at each of its
+    own. Only what lies behind may need a branch of its own.
+    """
 
     ids: Int32
     source: int
     shared: int
+    at: int
+    teller: int = -1
+    asked: tuple[int, ...] = ()
     branch: Branch | None = None
 
 

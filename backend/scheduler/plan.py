@@ -138,9 +138,9 @@ class Planner:
 
         Only where nothing stands between the fork and the generation, so that a fork with texts costs no comparisons.
         """
-        if work.node or leader.parent is None:
-            return
         ids = leader.ids()
+        if work.node or leader.parent is None or len(ids) != work.fixed_len:
+            return
         for sibling in leader.parent.children:
             other = sibling.work
             if (
@@ -152,6 +152,7 @@ class Planner:
                 and other.params is not None
                 and other.prompt_len < other.limit
                 and other.ending is None
+                and other.fixed_len == len(ids)
                 and other.match_limit >= len(ids)  # no log-probabilities of the prompt
                 and (other.logprobs is None or other.matcher is None)  # forced tokens would have to be run first
                 and np.array_equal(sibling.ids(), ids)
@@ -273,8 +274,9 @@ class Planner:
                 masks.append(Wanted(i, work, hold, work.draft_masks[draft - 1] if draft and work.draft_masks else None))
         if work.score_from >= 0:
             first, last = max(work.score_from, start + 1), min(start + n + 1, work.limit)
+            self.memory.rows.ids[branch.row, work.limit - 1] = work.score_next
             if first < last:
-                wants.append(LogprobRequest(i, first, last))
+                wants.append(LogprobRequest(i, first, last, ids=work.score_ids))
         elif work.logprobs is not None:
             options = work.logprobs
             want = LogprobRequest(i, output=sample, top=options.top, ids=tuple(options.ids or ()))
