@@ -65,10 +65,12 @@ class World:
         abort: str | None = None,
         late: bool = False,
         stagger: int = 0,
+        follow: bool = True,
         **options: Any,
     ) -> dict[tuple[str, str, int], Delta]:
         """Run the programs; returns the final event of every gen and select."""
         scheduler = self.scheduler(**options)
+        scheduler.planner.follow &= follow
         self.late = late
         answers: dict[tuple[str, str, int], Delta] = {}
         wanted = set().union(*map(answerable, deltas))
@@ -133,6 +135,7 @@ def options_of(rng: random.Random) -> dict[str, Any]:
     if rng.random() < 0.3:
         options["retract_every"] = rng.choice([2, 3, 5])
     options["mask_overlap"] = rng.random() < 0.5
+    options["follow"] = rng.random() < 0.7
     return options
 
 
