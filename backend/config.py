@@ -90,8 +90,9 @@ class EngineConfig:
     draft: str = _opt(
         "off",
         "tokens proposed ahead of sampling and verified in one step, which changes no output: 'forced' proposes how "
-        "the text that a constraint forces is likely spelled",
-        ("off", "forced"),
+        "the text that a constraint forces is likely spelled, 'ngram' also what followed the last tokens where they "
+        "occurred before, 'auto' both as far as it pays",
+        ("off", "forced", "ngram", "auto"),
     )
     random_seed: int = _opt(0, "seed of dummy weights and of requests that give none")
     lease_seconds: float = _opt(60.0, "how long a program's branch may stay idle before its lease ends")

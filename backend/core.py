@@ -146,6 +146,20 @@ class Verify:
 
 
 @dataclass(slots=True)
+class Follower:
+    """One more draw behind a plan row, for a branch that has no row: its tokens are those of plan row `index` up to flat
+    token `at`. So n samples of a prompt take one row of logits.
+
+    Follower k of a plan of B rows is named B + k in `sampling` (which has an entry for it), `masks` and `logprobs`; its
+    token is `StepOutput.followed[k]`. `key` is the scheduler's.
+    """
+
+    index: int
+    at: int
+    key: int
+
+
+@dataclass(slots=True)
 class Plan:
     """One step. B rows, T = n.sum() tokens, rows in depth-first order of their families.
 
@@ -173,16 +187,18 @@ class Plan:
     groups: Sequence[Group] = ()
     verify: Sequence[Verify] = ()
     segments: Sequence[Segment] = ()  # the whole tree of what rows share, by first row, then by level
+    followers: Sequence[Follower] = ()  # only for runners with a true attribute `takes_followers`
 
 
 @dataclass(slots=True)
 class StepOutput:
     """next_ids[i] is the drawn token, or -1 where plan.sample[i] is false. `logprobs` and `verified` (see `Verify`) are
-    keyed by plan index."""
+    keyed by plan index; `followed` are the tokens of `Plan.followers`."""
 
     next_ids: Int32
     logprobs: dict[int, RowLogprobs] = field(default_factory=dict)
     verified: dict[int, Int32] = field(default_factory=dict)
+    followed: Int32 = field(default_factory=lambda: np.empty(0, np.int32))
 
 
 class Runner(Protocol):

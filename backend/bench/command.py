@@ -13,6 +13,7 @@ BENCHES = {
     "jump_forward": "forced tokens and drafts, on and off: equal ids, forward passes saved",
     "programs": "whole programs as graphs, against the same programs request by request",
     "simulate": "program traces in virtual time: schedule and routing policies compared, up to 100,000 programs",
+    "speculation": "drafts by prompt lookup, off and on: equal ids, forward passes saved, time",
     "offline": "tokens per second against transformers.generate, same model, same run",
 }
 

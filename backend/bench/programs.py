@@ -310,13 +310,26 @@ def main(argv: list[str] | None = None) -> int:
     bench = Bench(url, None if server is None else server.pid)
     try:
         say = (lambda line: None) if args.json else print
-        say(f"model {'a clock' if args.timed else args.model}, {os.cpu_count()} cores, median of {args.repeats}; divided by {args.scale:g}, texts by {args.prompt_scale:g}")
+        say(
+            f"model {'a clock' if args.timed else args.model}, {os.cpu_count()} cores, median of {args.repeats}; divided by {args.scale:g}, texts by {args.prompt_scale:g}"
+        )
         results = []
         for case in chosen:
             results.append(compare(bench, case, args.repeats, tokenizer))
             say(shown(results[-1]))
         if args.json:
-            print(json.dumps({"model": args.model, "timed": args.timed, "scale": args.scale, "prompt_scale": args.prompt_scale, "programs": results}, indent=1))
+            print(
+                json.dumps(
+                    {
+                        "model": args.model,
+                        "timed": args.timed,
+                        "scale": args.scale,
+                        "prompt_scale": args.prompt_scale,
+                        "programs": results,
+                    },
+                    indent=1,
+                )
+            )
     finally:
         bench.close()
         if server is not None:

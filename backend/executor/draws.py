@@ -1,4 +1,4 @@
-"""Where a step draws tokens: after the last position of each sampling row, and inside the drafts of rows to verify."""
+"""Where a step draws tokens: after the last position of each sampling row, for its followers, and inside drafts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from stemma.backend.core import Int32, Int64, Plan
 
 @dataclass(slots=True)
 class Draws:
-    """All draws of a step: those behind the rows, in plan order, then those inside drafts, in the order of
-    `Plan.verify`.
+    """All draws of a step: those behind the rows, in plan order, those of `Plan.followers`, then those inside drafts,
+    in the order of `Plan.verify`.
 
-    `at`: int32[N], ascending, the flat position that each row of logits is for; `where`: int64[N], the row of each
-    draw. `plan`: a plan for the sampler in which each draw inside a draft has a row of its own (the same branch, cut
-    off at that position); `places`: int64[N], for each row of logits the row of `plan`.
+    `at`: int32[M], ascending, the flat position that each row of logits is for; `take`: int64[N], which of them each
+    draw takes, in the sampler's order; None when N is M and each takes its own. `where`: int64[N], where each draw
+    stands in that order. `plan`: a plan for the sampler in which each draw of a follower or inside a draft has a row of
+    its own (the same branch, cut off at that position); `places`: int64[N], for each of the sampler's rows the row of
+    `plan`.
     """
 
     plan: Plan
     places: Int64
     at: Int32
     where: Int64
+    take: Int64 | None = None
 
     def verified(self, drawn: Int64) -> dict[int, Int32]:
         """`StepOutput.verified`, of all drawn ids [N]."""
@@ -35,16 +38,23 @@ class Draws:
 
 
 def every_draw(plan: Plan, places: Int64) -> Draws:
-    """The draws of a plan whose sampling rows are `places`. Costs nothing when no draft is to be verified."""
+    """The draws of a plan whose sampling rows are `places`. Costs nothing without drafts and followers."""
     at = plan.offsets[1:][places] - 1
-    if not plan.verify:
+    if not plan.verify and not plan.followers:
         return Draws(plan, places, at, np.arange(len(at)))
-    owner = np.concatenate([np.full(v.count, v.index) for v in plan.verify])
-    back = np.concatenate([np.arange(v.count, 0, -1, dtype=np.int32) for v in plan.verify])  # tokens before the end
-    index = np.concatenate([np.arange(len(plan.rows)), owner])
-    extra = len(plan.rows) + np.arange(len(owner))
+    rows, followers = len(plan.rows), len(plan.followers)
+    owner = np.array(
+        [f.index for f in plan.followers] + [v.index for v in plan.verify for _ in range(v.count)], np.int64
+    )
+    back = np.array(  # tokens before the end of their row
+        [plan.offsets[f.index + 1] - 1 - f.at for f in plan.followers]
+        + [k for v in plan.verify for k in range(v.count, 0, -1)],
+        np.int32,
+    )
+    index = np.concatenate([np.arange(rows + followers), owner[followers:]])
+    extra = rows + np.arange(len(owner))
     s = plan.sampling
-    masks, bias, row = list(plan.masks), list(s.bias), len(plan.rows)
+    masks, bias, row = list(plan.masks), list(s.bias), rows + followers
     biased = dict(s.bias)
     for v in plan.verify:
         masks += [(row + k, mask) for k, mask in enumerate(v.masks) if mask is not None]
@@ -66,12 +76,16 @@ def every_draw(plan: Plan, places: Int64) -> Draws:
     }
     expanded = replace(
         plan,
-        rows=plan.rows[index],
-        start=plan.start[index],
+        rows=np.concatenate([plan.rows, plan.rows[owner]]),
+        start=np.concatenate([plan.start, plan.start[owner]]),
         n=np.concatenate([plan.n, plan.n[owner] - back]),
         sampling=replace(s, bias=bias, **gathered),
         masks=masks,
     )
     at = np.concatenate([at, plan.offsets[owner + 1] - 1 - back])
-    order = np.argsort(at)
-    return Draws(expanded, np.concatenate([places, extra])[order], at[order], np.argsort(order))
+    order = np.argsort(at, kind="stable")
+    places, where = np.concatenate([places, extra])[order], np.argsort(order)
+    if not followers:
+        return Draws(expanded, places, at[order], where)
+    at, take = np.unique(at[order], return_inverse=True)
+    return Draws(expanded, places, at, where, take)

@@ -68,12 +68,17 @@ def input_logprobs(
 def output_logprobs(
     requests: Sequence[LogprobRequest], logits: Tensor, ids: Sequence[int], results: dict[int, RowLogprobs]
 ) -> None:
-    """Fills `output*` of the requests' results. logits fp32 [N, V], one raw row each; ids the tokens drawn."""
-    logprobs = torch.log_softmax(logits, dim=-1)
-    for k, request in enumerate(requests):
-        result = results[request.index]
-        result.output = float(logprobs[k, ids[k]])
-        if request.top:
-            result.output_top = _best(logprobs[k : k + 1], request.top)[0]
-        if request.ids:
-            result.output_ids = _chosen(logprobs[k : k + 1], request.ids)[0]
+    """Fills `output*` of the requests' results. logits fp32 [N, V], one raw row each; ids the tokens drawn.
+
+    Rows are taken in chunks, as positions are by `input_logprobs`.
+    """
+    size = max(1, CHUNK_ELEMENTS // logits.shape[1])
+    for low in range(0, len(requests), size):
+        logprobs = torch.log_softmax(logits[low : low + size], dim=-1)
+        for k, request in enumerate(requests[low : low + size]):
+            result = results[request.index]
+            result.output = float(logprobs[k, ids[low + k]])
+            if request.top:
+                result.output_top = _best(logprobs[k : k + 1], request.top)[0]
+            if request.ids:
+                result.output_ids = _chosen(logprobs[k : k + 1], request.ids)[0]

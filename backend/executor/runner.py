@@ -92,6 +92,8 @@ class ModelRunner:
     directory, configuration or weights are wrong or unsupported.
     """
 
+    takes_followers = True
+
     def __init__(
         self,
         model_dir: Path,
@@ -292,6 +294,8 @@ class ModelRunner:
         places = np.flatnonzero(plan.sample)
         draws = every_draw(plan, places)
         hidden, logits = self._forward(plan, draws.at)
+        if draws.take is not None:
+            logits = logits[torch.from_numpy(draws.take)]
         results: dict[int, RowLogprobs] = {}
         raw: Tensor | None = None
         outputs = []
@@ -301,19 +305,23 @@ class ModelRunner:
                 result = results[request.index] = RowLogprobs()
                 if request.input_from >= 0:
                     input_logprobs(plan, request, hidden, self.model.logits, self.vocab_size, result)
-                if request.output and plan.sample[request.index]:
+                if request.output and (request.index >= len(plan.rows) or plan.sample[request.index]):
                     outputs.append(request)
             if outputs:
                 # sampling works in place: keep the raw rows
-                raw = logits[torch.from_numpy(draws.where[np.searchsorted(places, [r.index for r in outputs])])]
+                named = np.concatenate([places, len(plan.rows) + np.arange(len(plan.followers))])
+                raw = logits[torch.from_numpy(draws.where[np.searchsorted(named, [r.index for r in outputs])])]
         verified: dict[int, Int32] = {}
+        followed = np.empty(0, np.int32)
         if places.size:
             drawn = sample(logits, draws.plan, draws.places, self.kernels, self.masks).numpy()[draws.where]
             next_ids[places] = drawn[: places.size]
+            followed = drawn[places.size : places.size + len(plan.followers)].astype(np.int32)
             verified = draws.verified(drawn)
         if raw is not None:
-            output_logprobs(outputs, raw, [int(next_ids[r.index]) for r in outputs], results)
-        return StepOutput(next_ids, results, verified)
+            every_id = np.concatenate([next_ids, followed])
+            output_logprobs(outputs, raw, [int(every_id[r.index]) for r in outputs], results)
+        return StepOutput(next_ids, results, verified, followed)
 
     def _forward(self, plan: Plan, last: Int32) -> tuple[Tensor, Tensor]:
         """hidden [T, H] after the final norm, and raw fp32 logits [N, V] at the flat positions `last`."""

@@ -43,6 +43,7 @@ class Memory:
         self.full = False  # the head of the queue did not fit; nothing has been given back since
         self.held_back = False  # a row was retracted; none has ended since
         self.planned: set[int] = set()  # rows whose chunk is published already in the plan being built: not retractable
+        self.following: dict[int, Branch] = {}  # waiting, out of the queue: the step in flight draws their next token
         self.leases: dict[int, Branch] = {}  # idle branches that pin a prefix, oldest first
 
     # -- slots -----------------------------------------------------------------------------------------------------
@@ -218,6 +219,22 @@ class Memory:
         branch.state = State.WAITING
         self.waiting.add(branch)
         self.full = False
+
+    def follow(self, branch: Branch) -> int:
+        """Take a branch out of the queue while a step draws its next token; returns the key to name it by."""
+        self.waiting.remove(branch)
+        self.following[branch.serial] = branch
+        return branch.serial
+
+    def followed(self, key: int) -> Branch | None:
+        """The branch of a key, neither queued nor following any more; None if it ended meanwhile."""
+        branch = self.following.pop(key, None)
+        return branch if branch is not None and branch.state is State.WAITING else None
+
+    def resume(self, branches: list[Branch]) -> None:
+        """Put branches that followed back where they were in the queue."""
+        for branch in branches:
+            self.waiting.add(branch)
 
     def match_limit(self, branch: Branch, length: int) -> int:
         """Most tokens that may come from the cache: logits of the last one are needed, unless nothing is sampled."""

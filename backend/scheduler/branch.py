@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,8 +16,11 @@ from stemma.backend.grammar.base import Matcher
 from stemma.backend.messages import ANSWERED, LogprobOptions, Node, SelectNode
 from stemma.lang.params import SamplingParams
 
+if TYPE_CHECKING:
+    from stemma.backend.scheduler.drafts import Ngrams, Shared
+
 _log = logging.getLogger("stemma")
-MAX_DRAFT = 8  # tokens of one draft
+MAX_DRAFT = 8  # tokens of one draft of forced text
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
 
@@ -65,6 +68,8 @@ class Work:
     limit: int
     seed: int = 0
     score_from: int = -1
+    score_next: int = 0  # the last token of what a scored branch scores; it need not be computed
+    score_ids: tuple[int, ...] = ()  # token ids whose log-probabilities a scored branch tells at each of its positions
     match_limit: int = 1 << 30  # most tokens that may come from the cache (input logprobs need the rest computed)
     marker: int = -1  # the special token that the constraint begins behind
     matcher: Matcher | None = None
@@ -77,6 +82,10 @@ class Work:
     draft: list[int] = field(default_factory=list)  # a guess at the next tokens, to be verified in the next step
     draft_room: int = MAX_DRAFT
     draft_masks: list[Int32] = field(default_factory=list)  # the matcher's rows behind each token of the draft
+    draft_kind: int = 0  # what the draft rests on (`drafts.Drafter`)
+    draft_rates: list[float] = field(default_factory=list)  # how often draft tokens of each kind were right, lately
+    draft_guess: tuple[int, int, int] | None = None  # (position, token, kind) to compare with what comes
+    ngrams: Ngrams | None = None  # the runs of its own tokens, once it is drafted
     ending: FinishReason | None = None  # it ends so once its last tokens, which were not sampled, are run
     text: TextOut | None = None  # only with stop strings or streaming
     stop_ids: frozenset[int] = frozenset()
@@ -104,11 +113,19 @@ class Work:
 
 @dataclass(slots=True)
 class Part:
-    """A sequence to score. Its first `shared` scored tokens are those of part `source`; the rest may have a branch."""
+    """A sequence to score, as an edge of the trie of all: its first `shared` scored tokens are those of part `source`.
+
+    `at`: the position of the first token that is not shared. Where another one goes on differently there, the branch of
+    part `teller` computes the position before it, and tells the log-probabilities of all `asked` ids at each of its
+    own. Only what lies behind may need a branch of its own.
+    """
 
     ids: Int32
     source: int
     shared: int
+    at: int
+    teller: int = -1
+    asked: tuple[int, ...] = ()
     branch: Branch | None = None
 
 
@@ -227,6 +244,7 @@ class Program:
         "expected_len",
         "id",
         "namespace",
+        "ngrams",
         "priority",
         "rows",
         "serial",
@@ -245,4 +263,5 @@ class Program:
         self.attained = 0  # tokens run through the model for it
         self.priority = 0  # higher goes first
         self.expected_len: int | None = None  # how long its outputs will be, as its client expects
+        self.ngrams: Shared | None = None  # the runs of its branches' tokens, once one of several is drafted
         self.touched = 0.0  # when the last delta came, by the scheduler's clock

@@ -38,6 +38,9 @@ from stemma.backend.scheduler.tools import Compile, TextTools
 from stemma.lang.errors import CancelledError, ConstraintError, EngineDeadError, RequestError, StemmaError
 from stemma.lang.params import Constraint, SamplingParams
 
+MAX_TOP_LOGPROBS = 256  # alternatives at each position
+MAX_IDS_LOGPROB = 1024  # token ids asked for at each position
+MAX_PROMPT_LOGPROBS = 1 << 20  # log-probabilities told about one prompt; each is an object of the answer
 PROGRAM_TTL = 60.0  # a program is forgotten after this many lease times without a delta
 
 
@@ -317,10 +320,24 @@ class Graph:
                     f"logprob_start_len must be at most the prompt's {length} tokens, got {options.start}",
                     param="logprob_start_len",
                 )
-            if not 0 <= options.top <= self.vocab_size:
-                raise RequestError(f"top_logprobs_num must be in [0, {self.vocab_size}], got {options.top}")
+            most = min(self.vocab_size, MAX_TOP_LOGPROBS)
+            if not 0 <= options.top <= most:
+                raise RequestError(
+                    f"top_logprobs_num must be in [0, {most}], got {options.top}", param="top_logprobs_num"
+                )
             if any(not 0 <= t < self.vocab_size for t in options.ids or ()):
-                raise RequestError(f"token_ids_logprob must be in [0, {self.vocab_size}), got {options.ids}")
+                raise RequestError(
+                    f"token_ids_logprob must be in [0, {self.vocab_size}), got {options.ids}", param="token_ids_logprob"
+                )
+            asked = length - options.start if options.start >= 0 else 0
+            each = 1 + options.top + len(options.ids or ())
+            if len(options.ids or ()) > MAX_IDS_LOGPROB or asked * each > MAX_PROMPT_LOGPROBS:
+                raise RequestError(
+                    f"{each} log-probabilities at each of {asked} prompt tokens are {asked * each}; the most are "
+                    f"{MAX_PROMPT_LOGPROBS} for a prompt and {MAX_IDS_LOGPROB} token_ids_logprob at a position: raise "
+                    "logprob_start_len, lower top_logprobs_num or ask for fewer ids",
+                    param="logprob_start_len" if asked else "token_ids_logprob",
+                )
             if options.start >= 0:
                 work.match_limit = max(options.start - 1, 0)
         if params.finish_in_budget and node.constraint is None:

@@ -15,6 +15,7 @@ from stemma.backend.core import Plan, Runner, StepOutput
 from stemma.backend.messages import GraphDelta
 from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.branch import Sink
+from stemma.backend.scheduler.drafts import STEP_COSTS, Drafter
 from stemma.backend.scheduler.graph import Graph
 from stemma.backend.scheduler.masking import Masker, StepMasks
 from stemma.backend.scheduler.output import Output
@@ -70,16 +71,18 @@ class Scheduler:
         )
         eos_ids = text.tokenizer.eos_ids
         self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap, clock)
+        self.drafter = Drafter(self.memory, draft, getattr(runner, "step_costs", STEP_COSTS))
         self.planner = Planner(
             self.memory,
             chunk,
             self.masker,
-            draft != "off",
+            self.drafter,
             max_prefill=max_prefill,
             same_step_sharing=same_step_sharing or not radix,
             mixed_chunk=mixed_chunk,
         )
-        self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward, draft == "forced")
+        self.planner.follow = radix and getattr(runner, "takes_followers", False)
+        self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward, self.drafter)
         self.tokens_computed = 0
         self._next_expire = clock() + EXPIRE_EVERY
         self._check_every, self._next_check, self._checked_step = check_every, clock(), 0

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stemma.backend.core import FinishReason, Plan, StepOutput, Verify
-from stemma.backend.scheduler.branch import MAX_DRAFT, Branch, Work
+from stemma.backend.core import FinishReason, Plan, RowLogprobs, StepOutput
+from stemma.backend.scheduler.branch import Branch, State, Work
 from stemma.lang.errors import ConstraintError, StemmaError
 
 if TYPE_CHECKING:
     from stemma.backend.scheduler.admit import Memory
+    from stemma.backend.scheduler.drafts import Drafter
     from stemma.backend.scheduler.graph import Graph
 
 
@@ -25,9 +26,9 @@ class Output:
         eos_ids: frozenset[int],
         vocab_size: int,
         jump_forward: bool,
-        draft: bool = False,
+        drafter: Drafter,
     ) -> None:
-        self.memory, self.graph, self.jump_forward, self.draft = memory, graph, jump_forward, draft
+        self.memory, self.graph, self.jump_forward, self.drafter = memory, graph, jump_forward, drafter
         self.eos_ids = eos_ids
         self._is_eos = np.zeros(vocab_size, np.bool_)
         self._is_eos[[i for i in eos_ids if i < vocab_size]] = True
@@ -39,10 +40,12 @@ class Output:
         rows.computed[index] = ends
         rows.spent[index] += plan.n
         for i, said in out.logprobs.items():
+            if i >= len(index):
+                continue
             branch = rows.branch[int(index[i])]
             if branch is not None and branch.work is not None:
                 branch.work.records.append((int(ends[i]), said))
-        agreed = [self._agree(plan, out, v) for v in plan.verify]
+        agreed = [self.drafter.agree(plan, out, v) for v in plan.verify]
         drawn = plan.sample
         if plan.verify:
             drawn = drawn.copy()
@@ -64,6 +67,28 @@ class Output:
             self._look(row[look].tolist(), token[look].tolist(), ended[look].tolist())
         for branch, tokens in agreed:
             self._try(branch, tokens, appended=False)
+        if plan.followers:
+            keys = [follower.key for follower in plan.followers]
+            said = [out.logprobs.get(len(index) + k) for k in range(len(keys))]
+            going = [self._followed(*each) for each in zip(keys, out.followed.tolist(), said, strict=True)]
+            self.memory.resume([branch for branch in going if branch is not None])
+
+    def _followed(self, key: int, token: int, said: RowLogprobs | None) -> Branch | None:
+        """A branch that waits has its first token, drawn where its prompt was computed for another. The branch, if it
+        goes on."""
+        branch = self.memory.followed(key)
+        if branch is None:
+            return None
+        work = branch.work
+        assert work is not None
+        now = self.memory.clock()
+        if not work.admitted:
+            work.admitted, work.cached, work.t_admit = True, branch.length, now
+        work.t_first = work.t_first or now
+        if said is not None:
+            work.records.append((branch.length, said))
+        self._try(branch, [token], appended=False)
+        return branch if branch.work is work and branch.state is State.WAITING else None
 
     def _look(self, rows: list[int], tokens: list[int], ended: list[bool]) -> None:
         """Rows whose token needs a look. Most go a short way: nothing ends, the grammar steps on, text is streamed."""
@@ -92,7 +117,7 @@ class Output:
         if params is None or work.stop_ids or params.stop or work.logprobs is not None:
             return False
         if work.matcher is not None:
-            return work.step is not None and not self.draft and not params.finish_in_budget
+            return work.step is not None and not params.finish_in_budget
         return True
 
     def _stream_one(self, branch: Branch, work: Work, token: int) -> None:
@@ -124,46 +149,6 @@ class Output:
         except Exception as error:  # a broken matcher or template must not take the engine down
             self.graph.fail(branch, StemmaError(f"internal error: {type(error).__name__}: {error}"))
 
-    # -- drafts ----------------------------------------------------------------------------------------------------
-
-    def _agree(self, plan: Plan, out: StepOutput, verify: Verify) -> tuple[Branch | None, list[int]]:
-        """The draws that count: up to the first that is not what the draft has, and this one. The rest of the draft is
-        taken out of the row, and its slots are free again."""
-        rows, i, count = self.memory.rows, verify.index, verify.count
-        row, end = int(plan.rows[i]), int(plan.start[i] + plan.n[i])
-        draft = plan.ids[plan.offsets[i + 1] - count : plan.offsets[i + 1]]
-        drawn = [*out.verified[i].tolist(), int(out.next_ids[i])]
-        same = next((k for k in range(count) if drawn[k] != draft[k]), count)
-        keep = end - count + same
-        if keep < end:
-            self.memory.shrink(row, keep)
-        if not rows.t_first[row]:
-            rows.t_first[row] = self.memory.clock()
-        branch = rows.branch[row]
-        if branch is not None and branch.work is not None:
-            work = branch.work
-            work.drafted += count
-            work.confirmed += same
-            # a draft is as long as the last one was right; one that was right throughout may be twice as long
-            work.draft_room = min(MAX_DRAFT, 2 * count) if same == count else max(1, same)
-        return branch, drawn[: same + 1]
-
-    def _propose(self, branch: Branch, work: Work) -> None:
-        """Set the draft that the next step verifies: how the text that the grammar forces is likely spelled."""
-        assert work.matcher is not None
-        room = min(work.draft_room, work.limit - branch.length - 1)
-        work.draft = work.matcher.draft()[:room] if room > 0 else []
-        work.draft_masks = []
-        if not work.draft:
-            return
-        ahead = work.matcher.clone()
-        for k, token in enumerate(work.draft):
-            if not ahead.accept(token):
-                del work.draft[k:]
-                break
-            work.draft_masks.append(ahead.mask())
-        self.memory.changed = True  # the next step is not like the last
-
     # -- tokens of special rows ------------------------------------------------------------------------------------
 
     def begin(self, branch: Branch) -> bool:
@@ -185,8 +170,6 @@ class Output:
                 self.finish(branch, reason)
                 return True
             work.ending = reason
-        if work.ending is None and self.draft and work.logprobs is None:
-            self._propose(branch, work)
         return False
 
     def _take(self, branch: Branch, tokens: list[int], appended: bool) -> None:
@@ -207,8 +190,6 @@ class Output:
         if reason is not None:
             self._end(branch, work, reason)
             return
-        if work.matcher is not None and self.draft and work.logprobs is None:
-            self._propose(branch, work)
         if work.stream:
             self._stream(branch, work)
 
@@ -224,7 +205,7 @@ class Output:
     def _end(self, branch: Branch, work: Work, reason: FinishReason) -> None:
         """Finish, unless log-probabilities are asked of tokens that have not been run: then they are run first."""
         rows, row = self.memory.rows, branch.row
-        if work.logprobs is None or (rows.length[row] - rows.computed[row] <= 1 and not work.rescore):
+        if row < 0 or work.logprobs is None or (rows.length[row] - rows.computed[row] <= 1 and not work.rescore):
             self.finish(branch, reason)
             return
         work.ending = reason
@@ -271,8 +252,7 @@ class Output:
             branch.set_ids(branch.ids(length).copy())
         else:
             computed = int(rows.computed[row])
-            if computed > length:  # it was the beginning of a draft that agreed
-                self.memory.shrink(row, length)
+            self.memory.shrink(row, length)  # more was computed if it was the beginning of a draft that agreed
             rows.length[row] = length
             if work.logprobs is not None and tokens and computed == length:
                 work.rescore, work.match_limit = True, length - 1  # the logits there were drawn from, and are gone

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArrays, Segment, Verify
-from stemma.backend.scheduler.branch import Branch, Work
+from stemma.backend.core import Follower, Group, Int32, LogprobRequest, Plan, SamplingArrays, Segment, Verify
+from stemma.backend.scheduler.branch import Branch, State, Work
 from stemma.backend.scheduler.families import arrange
 from stemma.backend.scheduler.masking import Masker, Wanted
 from stemma.backend.scheduler.writers import Writers
 
 if TYPE_CHECKING:
     from stemma.backend.scheduler.admit import Memory
+    from stemma.backend.scheduler.drafts import Drafter
 
 PASS_AT_MOST = 64  # waiting branches that are passed over in one step, because a row writes their prefix
 Extend = tuple[Branch, int, int]  # a row that is extended by that many tokens, of which so many are a draft
@@ -27,13 +28,14 @@ class Planner:
         memory: Memory,
         chunk: int,
         masker: Masker,
-        draft: bool = False,
+        drafter: Drafter,
         *,
         max_prefill: int = 16384,
         same_step_sharing: bool = True,
         mixed_chunk: bool = True,
     ) -> None:
-        self.memory, self.chunk, self.masker, self.draft = memory, chunk, masker, draft
+        self.memory, self.chunk, self.masker, self.drafter = memory, chunk, masker, drafter
+        self.follow = False  # whether the runner draws for followers, and the cache gives them their prompt
         self.max_prefill, self.mixed_chunk = max_prefill, mixed_chunk
         self.writers = None if same_step_sharing else Writers(memory)
         self.step = 0
@@ -54,12 +56,13 @@ class Planner:
         if not memory.running and not memory.waiting:
             return None
         extends: list[Extend] = []
+        self._followers: list[tuple[Branch, Branch]] = []  # (the row, who draws behind its prompt too)
         memory.planned.clear()
         decodes = self._grow_decodes()
         budget = self.chunk
         if self.writers is not None:
             self.writers.commit()
-        if self.draft:
+        if self.drafter.active:
             budget -= self._extend_drafted(decodes, budget, extends)
         prefills = len(extends)
         for branch in [b for b in memory.running if rows.length[b.row] - rows.computed[b.row] > 1]:
@@ -126,18 +129,20 @@ class Planner:
     def _extend_drafted(self, decodes: list[Branch], budget: int, extends: list[Extend]) -> int:
         """Move rows that have a draft from `decodes` to `extends`. Returns how many tokens they are extended by."""
         memory, used = self.memory, 0
-        for branch in list(decodes):
+        drafted: set[Branch] = set()
+        for branch in self.drafter.choose(decodes):
             work = branch.work
-            if work is None or not work.draft:
-                continue
+            assert work is not None
             # room for all rows and the draft: verifying it sends nobody back to the queue
             held, most = int(memory.rows.computed[branch.row]), 1 + len(work.draft)
             if budget - used > 1 and memory.ensure(self._reserve + memory.slots.needed(held, most)):
-                decodes.remove(branch)
-                used += self._extend(branch, budget - used, extends)
+                drafted.add(branch)
+                used += self._extend(branch, budget - used, extends, proposed=True)
+        if drafted:
+            decodes[:] = [b for b in decodes if b not in drafted]
         return used
 
-    def _extend(self, branch: Branch, budget: int, extends: list[Extend]) -> int:
+    def _extend(self, branch: Branch, budget: int, extends: list[Extend], proposed: bool = False) -> int:
         """Give a row slots for up to `budget` pending tokens, and show them to the cache. Returns how many."""
         memory, rows, row = self.memory, self.memory.rows, branch.row
         start, length = int(rows.computed[row]), int(rows.length[row])
@@ -154,7 +159,11 @@ class Planner:
                 return 0
         work = branch.work
         assert work is not None
-        draft = self._draft(work, budget - n, start, n) if work.draft and start + n == length else 0
+        draft = 0
+        if start + n == length:
+            if not proposed:
+                self.drafter.after_prompt(branch)
+            draft = self._draft(work, budget - n, start, n) if work.draft else 0
         rows.ids[row, length : length + draft] = work.draft[:draft]
         rows.slots[row, start : start + n + draft] = slots.extend(start, int(rows.slots[row, start - 1]), n + draft)
         if start + n <= max(work.fixed_len, work.limit if work.params is None else 0):
@@ -164,7 +173,36 @@ class Planner:
                 self.writers.add(branch, start + n)
         memory.planned.add(row)
         extends.append((branch, n + draft, draft))
+        if self.follow and start + n == length and rows.sample[row]:
+            self._gather(branch, work)
         return n + draft
+
+    def _gather(self, leader: Branch, work: Work) -> None:
+        """Let the waiting siblings that have the same prompt as a row draw behind it: they need no row for that.
+
+        Only where nothing stands between the fork and the generation, so that a fork with texts costs no comparisons.
+        """
+        ids = leader.ids()
+        if work.node or leader.parent is None or len(ids) != work.fixed_len:
+            return
+        for sibling in leader.parent.children:
+            other = sibling.work
+            if (
+                sibling.state is State.WAITING
+                and sibling.at == leader.at
+                and other is not None
+                and not other.node
+                and sibling.serial not in self.memory.following
+                and other.params is not None
+                and other.prompt_len < other.limit
+                and other.ending is None
+                and other.fixed_len == len(ids)
+                and other.match_limit >= len(ids)  # no log-probabilities of the prompt
+                and (other.logprobs is None or other.matcher is None)  # forced tokens would have to be run first
+                and np.array_equal(sibling.ids(), ids)
+            ):
+                self.memory.follow(sibling)
+                self._followers.append((leader, sibling))
 
     def _draft(self, work: Work, budget: int, start: int, n: int) -> int:
         """How much of the draft is verified in this step: nothing is retracted for it."""
@@ -180,9 +218,11 @@ class Planner:
         entries: list[Extend] = []
         if not steady:
             entries = self._arrange([(b, 1, 0) for b in decodes], extends)
+            following = [b for _, b in self._followers]
             branches = [b for b, *_ in entries]
             self._rows = np.array([b.row for b in branches], np.int32)
-            self._sampling = rows.sampling(self._rows)
+            self._sampling = rows.sampling(self._rows, [b.work for b in following if b.work is not None])
+            branches += following
             self._sampling.bias = [
                 (i, b.work.params.logit_bias)
                 for i, b in enumerate(branches)
@@ -232,7 +272,10 @@ class Planner:
             masks = self._wanted
         else:
             for i, branch in self._special:
-                self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
+                if i < len(index):
+                    self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
+                else:
+                    self._special_row(i, branch, branch.length, 0, True, masks, wants)
             if steady and self._only_masks():
                 self._wanted = masks
         return Plan(
@@ -253,7 +296,19 @@ class Planner:
             groups=self._groups,
             verify=verify,
             segments=self._segments,
+            followers=self._name_followers(entries, offsets),
         )
+
+    def _name_followers(self, entries: list[Extend], offsets: Int32) -> list[Follower]:
+        """The draws for waiting siblings, each at the last token of its leader's prompt."""
+        if not self._followers:
+            return []
+        place = {branch: (i, drafted) for i, (branch, _, drafted) in enumerate(entries)}
+        out: list[Follower] = []
+        for leader, sibling in self._followers:
+            i, drafted = place[leader]
+            out.append(Follower(i, int(offsets[i + 1]) - 1 - drafted, sibling.serial))
+        return out
 
     def _only_masks(self) -> bool:
         """All that the special rows want is the mask of their next token, in every step until something changes."""
@@ -286,19 +341,19 @@ class Planner:
             assert work.params is not None
             hold = start + n - work.prompt_len < work.params.min_new_tokens
             if hold or work.matcher is not None:
-                draft = start + n - int(self.memory.rows.length[branch.row])  # tokens of a guess that come before it
-                masks.append(Wanted(i, work, hold, work.draft_masks[draft - 1] if draft else None))
+                draft = start + n - branch.length  # tokens of a guess that come before it
+                masks.append(Wanted(i, work, hold, work.draft_masks[draft - 1] if draft and work.draft_masks else None))
         if work.score_from >= 0:
             first, last = max(work.score_from, start + 1), min(start + n + 1, work.limit)
+            self.memory.rows.ids[branch.row, work.limit - 1] = work.score_next
             if first < last:
-                wants.append(LogprobRequest(i, first, last))
+                wants.append(LogprobRequest(i, first, last, ids=work.score_ids))
         elif work.logprobs is not None:
             options = work.logprobs
             want = LogprobRequest(i, output=sample, top=options.top, ids=tuple(options.ids or ()))
             # prompt positions when asked for, and forced tokens, which were appended without being sampled
             asked_from = options.start if options.start >= 0 else work.prompt_len
-            length = int(self.memory.rows.length[branch.row])
-            first, last = max(asked_from, start + 1), min(start + n + 1, length)
+            first, last = max(asked_from, start + 1), min(start + n + 1, branch.length)
             if first < last:
                 want.input_from, want.input_to = first, last
             if sample or first < last:

@@ -9,7 +9,9 @@ import numpy as np
 from stemma.backend.core import SamplingArrays
 
 if TYPE_CHECKING:
-    from stemma.backend.scheduler.branch import Branch
+    from collections.abc import Sequence
+
+    from stemma.backend.scheduler.branch import Branch, Work
     from stemma.lang.params import SamplingParams
 
 
@@ -67,36 +69,49 @@ class Rows:
         self.branch[row] = None
         self._free.append(row)
 
+    def _filters(self, params: SamplingParams | None) -> tuple[float, float, int, float]:
+        """temperature, top_p, top_k and min_p of a row; greedy ones have none."""
+        if params is None or params.greedy:
+            return 0.0, 1.0, self.vocab_size, 0.0
+        top_k = self.vocab_size if params.top_k == -1 else min(params.top_k, self.vocab_size)
+        return params.temperature, params.top_p, top_k, params.min_p
+
     def set_sampling(self, row: int, params: SamplingParams | None, seed: int) -> None:
         """Write a generation's sampling parameters; None for a row that never samples."""
-        if params is None or params.greedy:
-            self.temperature[row] = 0.0
-            self.top_p[row], self.top_k[row], self.min_p[row] = 1.0, self.vocab_size, 0.0
-        else:
-            self.temperature[row] = params.temperature
-            self.top_p[row], self.min_p[row] = params.top_p, params.min_p
-            self.top_k[row] = self.vocab_size if params.top_k == -1 else min(params.top_k, self.vocab_size)
+        self.temperature[row], self.top_p[row], self.top_k[row], self.min_p[row] = self._filters(params)
         self.seed[row] = seed
         self.ignore_eos[row] = params.ignore_eos if params else False
         self.repetition_penalty[row] = params.repetition_penalty if params else 1.0
         self.frequency_penalty[row] = params.frequency_penalty if params else 0.0
         self.presence_penalty[row] = params.presence_penalty if params else 0.0
 
-    def sampling(self, rows: np.ndarray) -> SamplingArrays:
-        """Gather the sampling arrays of a plan."""
+    def sampling(self, rows: np.ndarray, followers: Sequence[Work] = ()) -> SamplingArrays:
+        """Gather the sampling arrays of a plan: of its rows, and of works without one."""
         temperature, top_p, top_k, min_p = self.temperature[rows], self.top_p[rows], self.top_k[rows], self.min_p[rows]
         repetition = self.repetition_penalty[rows]
         frequency, presence = self.frequency_penalty[rows], self.presence_penalty[rows]
+        seed, prompt_len = self.seed[rows], self.prompt_len[rows]
+        if followers:
+            filters = np.array([self._filters(work.params) for work in followers])
+            more = lambda old, new: np.concatenate([old, np.asarray(new, old.dtype)])  # noqa: E731
+            temperature, top_p = more(temperature, filters[:, 0]), more(top_p, filters[:, 1])
+            top_k, min_p = more(top_k, filters[:, 2]), more(min_p, filters[:, 3])
+            params = [work.params for work in followers if work.params is not None]
+            repetition = more(repetition, [p.repetition_penalty for p in params])
+            frequency = more(frequency, [p.frequency_penalty for p in params])
+            presence = more(presence, [p.presence_penalty for p in params])
+            seed = more(seed, [work.seed for work in followers])
+            prompt_len = more(prompt_len, [work.prompt_len for work in followers])
         return SamplingArrays(
             temperature=temperature,
             top_p=top_p,
             top_k=top_k,
             min_p=min_p,
-            seed=self.seed[rows],
+            seed=seed,
             repetition_penalty=repetition,
             frequency_penalty=frequency,
             presence_penalty=presence,
-            prompt_len=self.prompt_len[rows],
+            prompt_len=prompt_len,
             all_greedy=not temperature.any(),
             any_filter=bool((top_p < 1.0).any() or (top_k < self.vocab_size).any() or min_p.any()),
             any_penalty=bool((repetition != 1.0).any() or frequency.any() or presence.any()),

@@ -1,8 +1,11 @@
-"""Select: every choice is scored in its context, as a branch of its own; siblings share all but their suffix."""
+"""Select: the choices are scored in their context as a trie of token ids, each position of which is computed once.
+
+Where choices part, the row that computes the position tells the log-probability of every way on, so choices of one token
+take one row of logits together. The last token of a choice is scored, not computed.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -46,13 +49,17 @@ def start_select(graph: Graph, branch: Branch, node: SelectNode) -> None:
     if needs_unconditional(node.method):
         bos = [graph.tokenizer.bos_id] if graph.tokenizer.bos_id is not None else []
         alone = [np.array([*bos, *ids[score_from - len(base) :]], np.int32) for ids in spelled]
-        parts += [replace(part, source=part.source + len(parts)) for part in _trie(alone, 1)]
+        n = len(parts)
+        parts += [
+            replace(p, source=p.source + n, teller=p.teller + n if p.teller >= 0 else -1) for p in _trie(alone, 1)
+        ]
     rows = []
     for k in sorted(range(len(parts)), key=lambda k: parts[k].ids.tolist()):  # what is shared runs before its sharers
         part = parts[k]
-        first = (score_from if k < len(spelled) else 1) + part.shared
+        # what is scored here: all from score_from on, or what is behind the token that another branch tells
+        first = part.at + (part.teller >= 0)
         if first < len(part.ids):  # else its tokens are all of its source, or a single one without context
-            part.branch = _scored(graph, branch, k, part.ids, first)
+            part.branch = _scored(graph, branch, k, part, first)
             rows.append(part.branch)
     branch.scoring = Scoring(
         branch.cursor, node, parts, len(base) + len(tail), len(base), len(rows), graph.memory.clock()
@@ -65,26 +72,41 @@ def start_select(graph: Graph, branch: Branch, node: SelectNode) -> None:
 
 
 def _trie(sequences: list[np.ndarray], score_from: int) -> list[Part]:
-    """Which tokens each sequence takes from which other one, so that every edge of their trie is scored once.
+    """Which tokens each sequence takes from which other one, so that every position of their trie is computed once.
 
-    In lexicographic order, a sequence shares most with the one before it.
+    In lexicographic order, a sequence shares most with the one before it. Sequences differ somewhere behind their first
+    `score_from` tokens, if at all.
     """
-    parts = [Part(ids, k, 0) for k, ids in enumerate(sequences)]
+    parts = [Part(ids, k, 0, score_from) for k, ids in enumerate(sequences)]
     order = sorted(range(len(sequences)), key=lambda k: sequences[k].tolist())
-    for before, k in itertools.pairwise(order):
-        shared = _common(sequences[before].tolist(), sequences[k].tolist())
-        if shared > score_from:
-            parts[k] = Part(sequences[k], before, shared - score_from)
+    # the parts that the path of the last one runs along, each with the first position whose token its branch scores
+    path: list[tuple[int, int]] = []
+    for before, k in zip([-1, *order], order, strict=False):
+        ids, part = sequences[k].tolist(), parts[k]
+        at = _common(sequences[before].tolist(), ids) if path else 0
+        if at < score_from:
+            path = [(score_from, k)]
+            continue
+        while path[-1][0] > at:
+            path.pop()
+        part.source, part.shared, part.at = before, at - score_from, at
+        if at == len(sequences[before]):  # its last token is computed by nobody yet
+            path.append((at, k))
+        else:
+            part.teller = path[-1][1]
+            parts[part.teller].asked += (ids[at],)
+            path.append((at + 1, k))
     return parts
 
 
-def _scored(graph: Graph, parent: Branch, k: int, ids: np.ndarray, score_from: int) -> Branch:
+def _scored(graph: Graph, parent: Branch, k: int, part: Part, score_from: int) -> Branch:
+    ids = part.ids[:-1]
     scored = Branch(parent.program, f"{parent.id}#{parent.cursor}.{k}", parent, 0, graph.next_serial())
     scored.started = True
     scored.set_ids(ids)
     scored.work = Work(
-        node=parent.cursor, params=None, prompt_len=len(ids), limit=len(ids), score_from=score_from,
-        match_limit=score_from - 1, t_start=graph.memory.clock(),
+        node=parent.cursor, params=None, prompt_len=len(ids), limit=len(part.ids), score_from=score_from,
+        score_next=int(part.ids[-1]), score_ids=part.asked, match_limit=score_from - 1, t_start=graph.memory.clock(),
     )  # fmt: skip
     scored.on_done = lambda done: _choice_scored(graph, parent, done)
     return scored
@@ -148,8 +170,10 @@ def _all_scores(parts: list[Part]) -> list[list[float]]:
     found: dict[int, list[float]] = {}
     for k in sorted(range(len(parts)), key=lambda k: parts[k].ids.tolist()):  # a source comes before what shares it
         part = parts[k]
-        shared = found[part.source][: part.shared] if part.shared else []
-        found[k] = shared + (_scores(part.branch) if part.branch is not None else [])
+        scores = found[part.source][: part.shared] if part.shared else []
+        if part.teller >= 0:
+            scores = [*scores, _told(parts[part.teller].branch, part.at, int(part.ids[part.at]))]
+        found[k] = scores + (_scores(part.branch) if part.branch is not None else [])
     return [found[k] for k in range(len(parts))]
 
 
@@ -160,6 +184,16 @@ def _common(a: list[int], b: list[int]) -> int:
             break
         n += 1
     return n
+
+
+def _told(branch: Branch | None, position: int, token: int) -> float:
+    """The log-probability of a token at a position that a scored branch has computed for its own."""
+    assert branch is not None and branch.work is not None
+    for _, said in branch.work.records:
+        k = position - said.input_start
+        if 0 <= k < len(said.input_ids):
+            return next(value for value, asked in said.input_ids[k] if asked == token)
+    raise AssertionError(f"position {position} was not scored")
 
 
 def _scores(branch: Branch) -> list[float]:

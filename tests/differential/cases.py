@@ -122,9 +122,25 @@ def program(rng: random.Random, name: str) -> Delta:
     return {"program": name, "branches": branches, "end": True}
 
 
+def samples(rng: random.Random, name: str) -> Delta:
+    """Several generations behind one prompt that repeats itself: they draw from one distribution, and say what was said
+    before."""
+    opening = [{"kind": "text", "text": "".join(rng.sample(WORDS, 3)) * rng.randint(2, 6)}]
+    branches: list[Delta] = [{"id": "r", "nodes": opening}]
+    one = generation(rng)
+    for i in range(rng.choice([2, 3, 6])):
+        node = generation(rng) if rng.random() < 0.4 else {**one, "params": {**one["params"], "seed": i // 2}}
+        more = nodes(rng) if rng.random() < 0.3 else []
+        branches.append({"id": f"s{i}", "parent": "r", "at": 1, "nodes": [node, *more]})
+    return {"program": name, "branches": branches, "end": True}
+
+
 def mix(seed: int) -> list[Delta]:
     rng = random.Random(seed)
-    return [hinted(program(rng, f"p{i}"), random.Random(1000 * seed + i)) for i in range(rng.choice([1, 2, 3, 4]))]
+    programs = [hinted(program(rng, f"p{i}"), random.Random(1000 * seed + i)) for i in range(rng.choice([1, 2, 3, 4]))]
+    if rng.random() < 0.4:
+        programs.append(samples(rng, "samples"))
+    return programs
 
 
 def hinted(delta: Delta, rng: random.Random) -> Delta:

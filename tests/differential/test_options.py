@@ -92,10 +92,12 @@ class World:
         abort: str | None = None,
         late: bool = False,
         stagger: int = 0,
+        follow: bool = True,
         **options: Any,
     ) -> dict[tuple[str, str, int], Delta]:
         """Run the programs; returns the final event of every gen and select."""
         scheduler = self.scheduler(**options)
+        scheduler.planner.follow &= follow
         self.late = late
         answers: dict[tuple[str, str, int], Delta] = {}
         wanted = set().union(*map(answerable, deltas))
@@ -151,7 +153,7 @@ def options_of(rng: random.Random) -> dict[str, Any]:
         "chunk": rng.choice([1, 7, 64, 512]),
         "together": rng.random() < 0.8,
         "jump_forward": rng.random() < 0.5,
-        "draft": rng.choice(["off", "forced"]),
+        "draft": rng.choice(["off", "forced", "ngram", "auto"]),
         "policy": rng.choice(["program", "lpm", "fcfs", "dfs-weight", "random", "lof"]),
         "same_step_sharing": rng.random() < 0.7,
         "mixed_chunk": rng.random() < 0.7,
@@ -171,6 +173,7 @@ def options_of(rng: random.Random) -> dict[str, Any]:
         options["host"] = rng.choice([64, 200, 1000, SLOTS])
         if rng.random() < 0.7:  # prefixes that come and go all the time
             options |= {"evict_every": rng.choice([1, 2, 3]), "retract_every": rng.choice([2, 3, 5])}
+    options["follow"] = rng.random() < 0.7
     return options
 
 

@@ -65,8 +65,8 @@ def test_drafts_change_no_token(engine: Engine, tiny_model: Path):
 
 
 def test_a_draft_of_another_kind_is_refused():
-    with pytest.raises(RequestError, match="draft must be one of off, forced"):
-        Engine(draft="ngram")
+    with pytest.raises(RequestError, match="draft must be one of off, forced, ngram, auto"):
+        Engine(draft="eagle")
 
 
 def test_the_constraint_begins_behind_the_marker(engine: Engine):

@@ -236,3 +236,41 @@ def test_a_sliding_window_that_is_never_reached_is_fine(tiny_dir: Make) -> None:
 def test_wrong_options_are_named(options: dict[str, object], message: str, tiny_dir: Make) -> None:
     with pytest.raises(RequestError, match=message):
         dummy(tiny_dir(), **options)
+
+
+def test_input_logprobs_never_hold_the_prompt_times_the_vocabulary(
+    tiny_dir: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big, count = 60_000, 300
+    runner = dummy(tiny_dir(vocab_size=big))
+    shapes: list[tuple[int, ...]] = []
+    softmax = torch.log_softmax
+
+    def watched(values: torch.Tensor, dim: int) -> torch.Tensor:
+        shapes.append(tuple(values.shape))
+        return softmax(values, dim=dim)
+
+    monkeypatch.setattr(torch, "log_softmax", watched)
+    head, rows = runner.model.logits, []
+
+    def counted(hidden: torch.Tensor) -> torch.Tensor:
+        rows.append(len(hidden))
+        return head(hidden)
+
+    monkeypatch.setattr(runner.model, "logits", counted)
+    ids = np.random.default_rng(0).integers(0, big, count).tolist()
+    table = Sequences(big, max_rows=4, context=512)
+    many = [(row, [row + 1]) for row in range(1, 4)]
+    wants = [LogprobRequest(0, 1, count, output=True, top=5), *(LogprobRequest(k, output=True) for k in range(1, 4))]
+    output = runner.run(table.extend([(0, ids), *many], logprobs=wants))
+    assert len(output.logprobs[0].input) == count - 1
+    most = logprobs.CHUNK_ELEMENTS // big
+    assert most < 100 and max(rows) <= most and sum(rows) == count - 1 + 4
+    assert max(n for n, _ in shapes) <= most
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", big)  # one row at a time: the same numbers
+    table = Sequences(big, max_rows=4, context=512)
+    again = runner.run(table.extend([(0, ids), *many], logprobs=wants))
+    np.testing.assert_allclose(again.logprobs[0].input, output.logprobs[0].input, atol=1e-4)
+    assert [again.logprobs[k].output for k in range(4)] == pytest.approx(
+        [output.logprobs[k].output for k in range(4)], abs=1e-4
+    )

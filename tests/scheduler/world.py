@@ -87,6 +87,8 @@ class FakeRunner:
                     if not record.input:
                         record.input_start = at + 1
                     record.input.append(logprob(self.pool[slot], int(plan.id_table[row, at + 1])))
+                    if want.ids:
+                        record.input_ids.append([(logprob(self.pool[slot], token), token) for token in want.ids])
             if plan.sample[i]:
                 masks = dict(plan.masks)
                 out[i], last = self.draw(plan, i, start + n, masks.get(i))
