@@ -107,7 +107,7 @@ class Engine:
             radix=not config.disable_radix_cache,
             page_size=config.page_size,
             eviction=config.radix_eviction_policy,
-            host=self.runner.host,
+            host=self.runner if config.host_cache_tokens else None,
             jump_forward=not config.disable_jump_forward,
             mask_overlap=not config.disable_mask_overlap,
             draft=config.draft,

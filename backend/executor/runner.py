@@ -201,6 +201,24 @@ class ModelRunner:
             "kernels": dict(self.kernels.chosen),
         }
 
+    # The host side, see `cache.host.HostCopies`: only with `host_tokens`.
+
+    @property
+    def host_slots(self) -> int:
+        return self.host.host_slots if self.host else 0
+
+    def copy_out(self, slots: Int32, host: Int32) -> None:
+        assert self.host is not None
+        self.host.copy_out(slots, host)
+
+    def copy_in(self, host: Int32, slots: Int32) -> None:
+        assert self.host is not None
+        self.host.copy_in(host, slots)
+
+    def copy_seconds(self, tokens: int) -> float:
+        assert self.host is not None
+        return self.host.copy_seconds(tokens)
+
     def reset(self) -> None:
         """Forgets everything stored: the KV pool is zero again. Weights stay."""
         self.pool.clear()

@@ -120,12 +120,15 @@ class Memory:
     def shrink(self, row: int, keep: int) -> None:
         """Free the row's slots behind its first `keep` tokens, of which the cache may have none."""
         computed = int(self.rows.computed[row])
-        if computed <= keep:
-            return
-        first = self.slots.round_up(keep)  # what is left of a page stays with the row
-        if first < computed:
-            self.slots.free(self.rows.slots[row, first:computed].copy())
-        self.rows.computed[row] = keep
+        if computed > keep:
+            self.free_behind(row, keep, computed)
+            self.rows.computed[row] = keep
+
+    def free_behind(self, row: int, keep: int, end: int) -> None:
+        """Free the pages of the row's tokens [keep, end) but the one that it goes on in."""
+        first = self.slots.round_up(keep)
+        if first < end:
+            self.slots.free(self.rows.slots[row, first:end].copy())
 
     def growth(self, index: np.ndarray) -> int:
         """Free tokens that one more token for each of these rows takes."""

@@ -64,7 +64,7 @@ class World:
         if host and options.get("radix", True):
             assert self.runner.host is not None
             self.runner.host.host_slots = (-(-host // page_size) + 1) * page_size
-            options |= {"host": self.runner.host, "load_rule": LoadRule(at_least=1, always=True)}
+            options |= {"host": self.runner, "load_rule": LoadRule(at_least=1, always=True)}
         scheduler = Scheduler(self.runner, self.text, self._compile, context=CONTEXT, page_size=page_size, **options)
         if host:
             self._scribble(scheduler)
