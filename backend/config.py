@@ -50,8 +50,8 @@ class EngineConfig:
     disable_same_step_sharing: bool = _opt(
         False, "requests wait for a prefix that another one computes in this step, instead of using it at once"
     )
-    enable_mixed_chunk: bool = _opt(
-        True, "decode in the steps that compute prompts too; false: prompts first, decoding waits"
+    disable_mixed_chunk: bool = _opt(
+        False, "no decoding in steps that compute prompts: prompts first, running requests wait"
     )
     schedule_policy: str = _opt(
         "program",

@@ -115,7 +115,7 @@ class Engine:
             lease=config.lease_seconds,
             max_prefill=config.max_prefill_tokens,
             same_step_sharing=not config.disable_same_step_sharing,
-            mixed_chunk=config.enable_mixed_chunk,
+            mixed_chunk=not config.disable_mixed_chunk,
         )
         self._inbox: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._gate = threading.Lock()

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from stemma.backend.messages import parse_delta
-from stemma.backend.scheduler import loop
 from stemma.backend.scheduler.loop import Scheduler
 from stemma.lang.errors import RequestError
 from tests.scheduler.test_graphs import expected, gen, ids_of, make, one, run, text
@@ -179,16 +178,9 @@ def test_waiting_in_the_queue_is_no_use_of_the_cache():
     assert scheduler.cache.stats.lookup_tokens == 21 + 3 * 22
 
 
-@pytest.fixture
-def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The clock of the scheduler's loop."""
-    value = [1000.0]
-    monkeypatch.setattr(loop.time, "monotonic", lambda: value[0])
-    return value
-
-
-def test_an_idle_engine_finds_a_broken_invariant_and_says_which(now: list[float]):
-    scheduler = make(eos_every=FOREVER)
+def test_an_idle_engine_finds_a_broken_invariant_and_says_which():
+    now = [1000.0]
+    scheduler = make(eos_every=FOREVER, clock=lambda: now[0])
     run(scheduler, one(text("abc"), gen(max_new_tokens=1)))
     scheduler.slots.allocate(1)  # a leak
     now[0] += 100.0
@@ -211,8 +203,9 @@ def test_a_torn_page_in_a_row_is_found():
         scheduler.check()
 
 
-def test_checks_are_rarer_when_they_take_long(now: list[float]):
-    scheduler = make(check_every=30.0)
+def test_checks_are_rarer_when_they_take_long():
+    now = [1000.0]
+    scheduler = make(check_every=30.0, clock=lambda: now[0])
     checks: list[float] = []
 
     def check() -> None:
