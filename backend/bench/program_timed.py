@@ -44,7 +44,9 @@ class TimedRunner:
             raise NotImplementedError("the timed runner scores given tokens only")
         row = plan.id_table[plan.rows[want.index]]
         positions = range(want.input_from, want.input_to)
-        return RowLogprobs(want.input_from, [-float(int(row[p]) * 31 + int(row[p - 1])) % 97 / 10 - 1 for p in positions])
+        return RowLogprobs(
+            want.input_from, [-float(int(row[p]) * 31 + int(row[p - 1])) % 97 / 10 - 1 for p in positions]
+        )
 
 
 class TimedEngine(Engine):

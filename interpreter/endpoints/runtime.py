@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 # 500 is the engine's own answer, and the delta may have been taken; the others come before anything ran
 TRY_AGAIN = (429, 502, 503, 504)
 
-REFS_SECONDS = 5.0  # how long a server may take to say whether it resolves refs; else it is asked again, but not at once
+REFS_SECONDS = (
+    5.0  # how long a server may take to say whether it resolves refs; else it is asked again, but not at once
+)
 
 Address = tuple[str, int]
 

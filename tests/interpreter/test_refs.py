@@ -191,7 +191,8 @@ def test_a_server_that_does_not_say_so_gets_no_references(serve: Callable[..., A
     texts = {state.text() for state in states}
     endpoint.close()
     assert len(texts) == 1
-    kinds = {n["kind"] for _, path, body, _ in server.requests if path == "/v1/graph" for b in body["branches"] for n in b["nodes"]}  # fmt: skip
+    sent = [body for _, path, body, _ in server.requests if path == "/v1/graph"]
+    kinds = {node["kind"] for body in sent for branch in body["branches"] for node in branch["nodes"]}
     assert "ref" not in kinds
     assert sum(path == "/get_model_info" for _, path, *_ in server.requests) == 1
 

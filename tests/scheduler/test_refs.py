@@ -275,10 +275,9 @@ def test_a_reference_to_what_comes_later_is_refused_and_changes_nothing():
 
 
 def test_ids_can_be_waited_for():
-    events = run(
-        make(eos_every=NEVER),
-        delta(branch("a", {"kind": "ids", "ids": [70]}, gen(max_new_tokens=2)), branch("b", ref("a", 0, count=2, part="none"), text("q"), gen(max_new_tokens=1))),
-    )  # fmt: skip
+    source = branch("a", {"kind": "ids", "ids": [70]}, gen(max_new_tokens=2))
+    reader = branch("b", ref("a", 0, count=2, part="none"), text("q"), gen(max_new_tokens=1))
+    events = run(make(eos_every=NEVER), delta(source, reader))
     assert [e["branch"] for e in events] == ["a", "b"]
     assert events[1]["ids"] == expected(ids_of("q"), 1, NEVER)
 
@@ -358,7 +357,11 @@ def test_a_cancelled_subtree_ends_and_its_siblings_go_on():
     tree = [
         branch("r", text("ab"), gen(max_new_tokens=2)),
         *[branch(f"c{i}", text("x"), gen(max_new_tokens=30), parent="r", at=2) for i in range(2)],
-        *[branch(f"c{i}.{k}", text("y"), gen(max_new_tokens=30), parent=f"c{i}", at=2) for i in range(2) for k in (0, 1)],
+        *[
+            branch(f"c{i}.{k}", text("y"), gen(max_new_tokens=30), parent=f"c{i}", at=2)
+            for i in range(2)
+            for k in (0, 1)
+        ],
     ]
     events: list[dict[str, Any]] = []
     scheduler.submit(parse_delta(delta(*tree)), events.append)()
@@ -369,5 +372,7 @@ def test_a_cancelled_subtree_ends_and_its_siblings_go_on():
         pass
     scheduler.check()
     ended = {e["branch"]: e["event"] for e in events}
-    assert ended == {"r": "done", "c1": "done", "c1.0": "done", "c1.1": "done"} | dict.fromkeys(("c0", "c0.0", "c0.1"), "error")
+    assert ended == {"r": "done", "c1": "done", "c1.0": "done", "c1.1": "done"} | dict.fromkeys(
+        ("c0", "c0.0", "c0.1"), "error"
+    )
     assert not scheduler.graph.programs and scheduler.flush_cache()
