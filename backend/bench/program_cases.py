@@ -19,10 +19,11 @@ from stemma.backend.text.tokenizer import Tokenizer
 from stemma.interpreter.state import ProgramState
 from stemma.lang.api import gen, select
 
-_WORDS = """time people water place story house world night school friend river letter music garden winter answer question
-reason light paper market village doctor teacher summer mother father picture window morning evening street company
-country weather history language number moment kitchen station mountain table train book city road small great early
-simple happy quiet bright strong certain open often almost always never after before under""".split()
+_TEXT = """time people water place story house world night school friend river letter music garden winter answer
+question reason light paper market village doctor teacher summer mother father picture window morning evening street
+company country weather history language number moment kitchen station mountain table train book city road small great
+early simple happy quiet bright strong certain open often almost always never after before under"""
+_WORDS = _TEXT.split()
 VERDICTS = ("excellent", "good", "fair", "poor")
 ASPECTS = ("clarity", "accuracy", "style", "structure", "depth", "tone")
 FIELDS = ("Name", "Place", "Year", "Subject", "Opinion", "Summary")
