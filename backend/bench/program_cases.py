@@ -46,8 +46,8 @@ class Sizes:
     @classmethod
     def scaled(cls, scale: float, prompt_scale: float) -> Sizes:
         by = lambda n, s=scale: max(round(n / s), 1)  # noqa: E731
-        own = [by(n, prompt_scale) for n in (160, 930, 400)]  # of 120, 700 and 300 English words
-        return cls(by(1000), *own, by(64), by(48), by(4), by(12))
+        question, essay, document = (by(n, prompt_scale) for n in (160, 930, 400))  # 120, 700 and 300 English words
+        return cls(by(1000), question, essay, document, long=by(64), middle=by(48), short=by(4), field=by(12))
 
 
 def prose(rng: random.Random, tokens: int, tokenizer: Tokenizer) -> str:

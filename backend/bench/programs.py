@@ -330,7 +330,7 @@ def main(argv: list[str] | None = None) -> int:
     tokenizer = Tokenizer.load(EngineConfig(model_path=args.model).model_dir)
     every = cases(args.scale, args.prompt_scale, tokenizer)
     chosen = [case for case in every if not args.only or case.name in args.only]
-    options = {"engine_factory": TIMED} if args.timed else {}
+    options: dict[str, Any] = {"engine_factory": TIMED} if args.timed else {}
     server = None if args.server else Runtime(model_path=args.model, **options)
     url = args.server.rstrip("/") if args.server else server.url  # type: ignore[union-attr]
     bench = Bench(url, None if server is None else server.pid)

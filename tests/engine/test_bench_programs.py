@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stemma.backend.bench.command import main as bench
-from stemma.backend.bench.program_cases import cases, prose
+from stemma.backend.bench.program_cases import prose
 from stemma.backend.bench.program_timed import TimedRunner
 from stemma.backend.bench.programs import agreement
 from stemma.backend.config import DEMO_MODEL

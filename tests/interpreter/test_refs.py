@@ -24,6 +24,7 @@ from stemma import (
     user,
 )
 from stemma.interpreter.endpoints.local import LocalEndpoint
+from stemma.interpreter.trace import Trace
 from stemma.lang.choices import ChoicesDecision, ChoicesSamplingMethod
 from stemma.lang.errors import CancelledError, EndpointError, ProgramError
 
@@ -297,6 +298,21 @@ def test_a_record_of_a_run_with_references_replays(engine: Any):
     record = state.record()
     again = nested.run(backend=ReplayEndpoint(record), **GREEDY)
     assert again.text() == state.text() and again["all"] == state["all"]
+
+
+def test_graphs_and_traces_say_what_is_quoted(engine: Any):
+    state = tree_of_thought.run(backend=Counting(engine), **GREEDY)
+    state.sync(20)
+    root = state.graph().root.nodes
+    assert [node.quotes for node in root if node.quotes] == [[f"r.{i}:1"] for i in range(4)]
+    record = state.graph().to_dict()
+    again = type(state.graph()).from_dict(record)
+    assert again.to_dict() == record
+    shown = state.trace().data["nodes"]
+    assert [node["quotes"] for node in shown if "quotes" in node] == [[f"r.{i}:1"] for i in range(4)]
+    assert [node["quotes"] for node in Trace.of(again).data["nodes"] if "quotes" in node] == [
+        n.quotes for n in root if n.quotes
+    ]
 
 
 def test_merged_programs_are_not_given_references(engine: Any):
