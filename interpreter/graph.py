@@ -51,6 +51,7 @@ class GraphNode:
     t_done: float = 0.0
     source: Any = field(default=None, repr=False)  # the value whose text this literal will be
     ref: Wire | None = field(default=None, repr=False)  # how an endpoint is told to find that text itself
+    recorded_quotes: list[str] = field(default_factory=list, repr=False)
     timeout: float | None = None  # seconds that it may take once everything before it is there
 
     @property
@@ -65,6 +66,11 @@ class GraphNode:
     def address(self) -> str:
         """Where it stands: `r.0:3` is the fourth node of branch `r.0`."""
         return f"{self.branch.id}:{self.index}"
+
+    @property
+    def quotes(self) -> list[str]:
+        """The addresses of the nodes whose texts this literal quotes."""
+        return [node.address for node in self.source.nodes()] if self.source is not None else self.recorded_quotes
 
     @property
     def awaited(self) -> bool:
@@ -85,6 +91,8 @@ class GraphNode:
             out["times"] = [round(t - started, 6) if t else None for t in times]
         if self.dropped:
             out["dropped"] = True
+        if quotes := self.quotes:
+            out["quotes"] = quotes
         if self.pieces:
             out["pieces"] = list(self.pieces)
         for key, value in (("name", self.name), ("text", self.text), ("ids", self.ids), ("meta", self.meta)):
@@ -382,7 +390,7 @@ def _restored(branch: GraphBranch, index: int, entry: Wire) -> GraphNode:
     node.ids, node.meta, node.pieces = entry.get("ids"), entry.get("meta", {}), entry.get("pieces", [])
     sent, first, done = (t or 0.0 for t in entry.get("times", (0.0, 0.0, 0.0)))
     node.t_sent, node.t_first, node.t_done = sent, first, done
-    node.dropped = entry.get("dropped", False)
+    node.dropped, node.recorded_quotes = entry.get("dropped", False), entry.get("quotes", [])
     if "error" in entry:
         node.failure = RecordedFailure(entry["error"], entry["cause"])
     return node

@@ -177,6 +177,8 @@ class _Builder:
         out: dict[str, Any] = {"id": node.address, "branch": node.branch.id, "kind": node.kind, "where": node.where}
         if node.kind not in FILLED:
             out["role"] = node.wire.get("role")
+            if quotes := node.quotes:
+                out["quotes"] = quotes
             out["text"] = self._cut(node.text if node.text is not None else f"<{node.wire.get('role', '')}>")
             if node.address in self.parts:
                 out["parts"] = self.parts[node.address]

@@ -19,72 +19,11 @@ from stemma.backend.text.tokenizer import Tokenizer
 from stemma.interpreter.state import ProgramState
 from stemma.lang.api import gen, select
 
-_WORDS = [
-    "time",
-    "people",
-    "water",
-    "place",
-    "story",
-    "house",
-    "world",
-    "night",
-    "school",
-    "friend",
-    "river",
-    "letter",
-    "music",
-    "garden",
-    "winter",
-    "answer",
-    "question",
-    "reason",
-    "light",
-    "paper",
-    "market",
-    "village",
-    "doctor",
-    "teacher",
-    "summer",
-    "mother",
-    "father",
-    "picture",
-    "window",
-    "morning",
-    "evening",
-    "street",
-    "company",
-    "country",
-    "weather",
-    "history",
-    "language",
-    "number",
-    "moment",
-    "kitchen",
-    "station",
-    "mountain",
-    "table",
-    "train",
-    "book",
-    "city",
-    "road",
-    "small",
-    "great",
-    "early",
-    "simple",
-    "happy",
-    "quiet",
-    "bright",
-    "strong",
-    "certain",
-    "open",
-    "often",
-    "almost",
-    "always",
-    "never",
-    "after",
-    "before",
-    "under",
-]
+_TEXT = """time people water place story house world night school friend river letter music garden winter answer
+question reason light paper market village doctor teacher summer mother father picture window morning evening street
+company country weather history language number moment kitchen station mountain table train book city road small great
+early simple happy quiet bright strong certain open often almost always never after before under"""
+_WORDS = _TEXT.split()
 VERDICTS = ("excellent", "good", "fair", "poor")
 ASPECTS = ("clarity", "accuracy", "style", "structure", "depth", "tone")
 FIELDS = ("Name", "Place", "Year", "Subject", "Opinion", "Summary")
@@ -107,8 +46,8 @@ class Sizes:
     @classmethod
     def scaled(cls, scale: float, prompt_scale: float) -> Sizes:
         by = lambda n, s=scale: max(round(n / s), 1)  # noqa: E731
-        own = [by(n, prompt_scale) for n in (160, 930, 400)]  # of 120, 700 and 300 English words
-        return cls(by(1000), *own, by(64), by(48), by(4), by(12))
+        question, essay, document = (by(n, prompt_scale) for n in (160, 930, 400))  # 120, 700 and 300 English words
+        return cls(by(1000), question, essay, document, long=by(64), middle=by(48), short=by(4), field=by(12))
 
 
 def prose(rng: random.Random, tokens: int, tokenizer: Tokenizer) -> str:
@@ -224,6 +163,21 @@ def _tree_by_requests(client: Client, pool: ThreadPoolExecutor, item: dict[str, 
     for i, said in enumerate(thoughts):
         text += f"Idea {i + 1}:" + "".join(said) + "\n"
     return [*(t for said in thoughts for t in said), client.gen(text + "Answer:", n.long)]
+
+
+@stemma.function
+def nested_tree(s: ProgramState, system: str, n: Sizes) -> None:
+    """3 × 3 thoughts; each level is joined into the one above, by quotes that nobody reads."""
+    s += system + "Question: why?\n"
+    plans = s.fork(3)
+    for i, plan in enumerate(plans):
+        plan += f"Plan {i + 1}:" + gen("plan", max_tokens=n.field)
+        steps = plan.fork(3)
+        steps += lambda k: f"\nStep {k + 1}:" + gen("step", max_tokens=n.field)
+        steps.join("concate_and_append")
+        plan += "\nSo:" + gen("sum", max_tokens=n.field)
+    plans.join()
+    s += "Sums:" + s.ref("sum", 0) + s.ref("sum", 1) + s.ref("sum", 2) + "\nAnswer:" + gen("answer", max_tokens=n.field)
 
 
 # -- judge

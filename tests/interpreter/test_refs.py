@@ -24,6 +24,7 @@ from stemma import (
     user,
 )
 from stemma.interpreter.endpoints.local import LocalEndpoint
+from stemma.interpreter.trace import Trace
 from stemma.lang.choices import ChoicesDecision, ChoicesSamplingMethod
 from stemma.lang.errors import CancelledError, EndpointError, ProgramError
 
@@ -191,7 +192,8 @@ def test_a_server_that_does_not_say_so_gets_no_references(serve: Callable[..., A
     texts = {state.text() for state in states}
     endpoint.close()
     assert len(texts) == 1
-    kinds = {n["kind"] for _, path, body, _ in server.requests if path == "/v1/graph" for b in body["branches"] for n in b["nodes"]}  # fmt: skip
+    sent = [body for _, path, body, _ in server.requests if path == "/v1/graph"]
+    kinds = {node["kind"] for body in sent for branch in body["branches"] for node in branch["nodes"]}
     assert "ref" not in kinds
     assert sum(path == "/get_model_info" for _, path, *_ in server.requests) == 1
 
@@ -296,6 +298,21 @@ def test_a_record_of_a_run_with_references_replays(engine: Any):
     record = state.record()
     again = nested.run(backend=ReplayEndpoint(record), **GREEDY)
     assert again.text() == state.text() and again["all"] == state["all"]
+
+
+def test_graphs_and_traces_say_what_is_quoted(engine: Any):
+    state = tree_of_thought.run(backend=Counting(engine), **GREEDY)
+    state.sync(20)
+    root = state.graph().root.nodes
+    assert [node.quotes for node in root if node.quotes] == [[f"r.{i}:1"] for i in range(4)]
+    record = state.graph().to_dict()
+    again = type(state.graph()).from_dict(record)
+    assert again.to_dict() == record
+    shown = state.trace().data["nodes"]
+    assert [node["quotes"] for node in shown if "quotes" in node] == [[f"r.{i}:1"] for i in range(4)]
+    assert [node["quotes"] for node in Trace.of(again).data["nodes"] if "quotes" in node] == [
+        n.quotes for n in root if n.quotes
+    ]
 
 
 def test_merged_programs_are_not_given_references(engine: Any):

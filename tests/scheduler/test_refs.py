@@ -275,10 +275,9 @@ def test_a_reference_to_what_comes_later_is_refused_and_changes_nothing():
 
 
 def test_ids_can_be_waited_for():
-    events = run(
-        make(eos_every=NEVER),
-        delta(branch("a", {"kind": "ids", "ids": [70]}, gen(max_new_tokens=2)), branch("b", ref("a", 0, count=2, part="none"), text("q"), gen(max_new_tokens=1))),
-    )  # fmt: skip
+    source = branch("a", {"kind": "ids", "ids": [70]}, gen(max_new_tokens=2))
+    reader = branch("b", ref("a", 0, count=2, part="none"), text("q"), gen(max_new_tokens=1))
+    events = run(make(eos_every=NEVER), delta(source, reader))
     assert [e["branch"] for e in events] == ["a", "b"]
     assert events[1]["ids"] == expected(ids_of("q"), 1, NEVER)
 
