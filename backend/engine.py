@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import queue
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -24,12 +26,14 @@ from stemma.backend.grammar.base import Grammar
 from stemma.backend.grammar.give_way import collect_all, set_aside
 from stemma.backend.grammar.service import GrammarService
 from stemma.backend.messages import GraphDelta, parse_delta
+from stemma.backend.observe.process import figures as process_figures
+from stemma.backend.observe.watchdog import Watchdog
 from stemma.backend.requests import Collector, GenerateRequest
 from stemma.backend.scheduler.loop import Scheduler
 from stemma.backend.text.chat import ChatTemplate
 from stemma.backend.text.stream import TextStream
 from stemma.backend.text.tokenizer import Tokenizer
-from stemma.lang.errors import EngineDeadError
+from stemma.lang.errors import EndpointError, EngineDeadError
 from stemma.lang.params import Constraint, SamplingParams
 
 Event = dict[str, Any]
@@ -104,7 +108,13 @@ class Engine:
             draft=config.draft,
             seed=config.random_seed,
             lease=config.lease_seconds,
+            max_queued=config.max_queued_requests or None,
         )
+        self.on_death: Callable[[str], None] = lambda cause: None
+        """Called with the cause when the engine stops by itself, from the thread that notices."""
+        self._draining = False
+        self._act: Any = None  # what the engine's thread does now, besides steps
+        self._watchdog = Watchdog(config.watchdog_timeout, self._hangs)
         self._inbox: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._dead: EngineDeadError | None = None
@@ -128,6 +138,8 @@ class Engine:
         with self._gate:
             if self._dead is not None:
                 raise self._dead
+            if self._draining and any(d.program not in self.scheduler.graph.programs for d, _ in deltas):
+                raise EndpointError("the engine is shutting down and takes no new programs", status=503)
             acts = [self.scheduler.submit(delta, self._captures.watch(delta, sink)) for delta, sink in deltas]
             self._inbox.put(acts[0] if len(acts) == 1 else lambda: [act() for act in acts])
 
@@ -232,6 +244,29 @@ class Engine:
         """How busy the engine is: running and waiting branches, slots."""
         return self._ask(self.scheduler.load)
 
+    def state(self) -> dict[str, Any]:
+        """What ought to be nothing when the engine is idle, the memory and threads of its process, and whether `check`
+        holds: JSON-ready. `error` says why not, or is None."""
+        return self._ask(self._state)
+
+    def _state(self) -> dict[str, Any]:
+        scheduler, error = self.scheduler, None
+        try:
+            scheduler.check()
+        except AssertionError as broken:
+            error = str(broken)
+        memory = scheduler.memory
+        return {
+            "error": error,
+            **scheduler.load(),
+            "rows_used": scheduler.rows.max_rows - scheduler.rows.free_count,
+            "leases": len(memory.leases),
+            "unsettled": scheduler.graph.pressure.unsettled,
+            "deadlines": len(scheduler.graph.deadlines),
+            "queued_acts": self._inbox.qsize(),
+            **process_figures(),
+        }
+
     def info(self) -> dict[str, Any]:
         """The model, the options and the load, as one flat JSON-ready object."""
         info = asdict(self.config) | self.runner.model_info() | self.load() | self.runner.masks.figures()
@@ -247,6 +282,20 @@ class Engine:
         }
         return info
 
+    def drain(self, timeout: float | None = None) -> bool:
+        """Take no new programs, and wait until those that run have nothing left to do. True if they ended in time.
+
+        `timeout` in seconds; None: the option `drain_timeout`. Call `shutdown` afterwards.
+        """
+        with self._gate:
+            self._draining = True
+        until = time.monotonic() + (self.config.drain_timeout if timeout is None else timeout)
+        while self.scheduler.graph.pressure.unsettled and self._dead is None:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.01)
+        return True
+
     def shutdown(self) -> None:
         """Stop. Unfinished work gets an `EngineDeadError`. Calling it twice is fine."""
         with self._gate:
@@ -255,7 +304,8 @@ class Engine:
         if not stopped:
             self._inbox.put(None)
         if self._thread is not threading.current_thread():
-            self._thread.join(timeout=30)
+            self._thread.join(timeout=1 if self._watchdog.fired else 30)
+        self._watchdog.close()
         self._grammars.close()
         self._captures.close()
         _alive.discard(self)
@@ -269,29 +319,50 @@ class Engine:
     # -- the engine's thread ---------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        scheduler, inbox = self.scheduler, self._inbox
+        scheduler, inbox, watchdog = self.scheduler, self._inbox, self._watchdog
         try:
             while True:
                 wait = scheduler.idle
                 while True:
                     try:
-                        act = inbox.get(timeout=IDLE_SECONDS) if wait else inbox.get_nowait()
+                        act = inbox.get(timeout=scheduler.next_wake(IDLE_SECONDS)) if wait else inbox.get_nowait()
                     except queue.Empty:
                         if wait:
                             collect_all()
                         break
                     if act is None:
                         raise EngineDeadError("it was shut down")
+                    self._act = act
+                    watchdog.begin()
                     act()
+                    watchdog.end()
+                    self._act = None
                     wait = False
+                watchdog.begin()
                 scheduler.step()
+                watchdog.end()
+                if watchdog.fired:
+                    raise EngineDeadError(watchdog.cause)  # it came back, but everybody was told that it did not
         except BaseException as error:  # whatever it is, nobody may be left waiting
             with self._gate:
                 self._dead = self._dead or EngineDeadError(f"the engine stopped: {type(error).__name__}: {error}")
+            watchdog.end()
             scheduler.graph.fail_all(error)
             self._drain()
+            self.on_death(str(self._dead))
             if not isinstance(error, EngineDeadError):
                 raise
+
+    def _hangs(self, cause: str) -> None:
+        """The engine's thread has not come back from a step or an act: answer everybody in its place."""
+        with self._gate:
+            self._dead = self._dead or EngineDeadError(cause)
+        if isinstance(self._act, _Call):
+            with contextlib.suppress(InvalidStateError):
+                self._act.future.set_exception(EngineDeadError(cause))
+        self.scheduler.graph.fail_all(EngineDeadError(cause))
+        self._drain()
+        self.on_death(cause)
 
     def _drain(self) -> None:
         """After the end: answer what still came in (control calls wait for a reply)."""
@@ -301,7 +372,8 @@ class Engine:
             except queue.Empty:
                 return
             if isinstance(act, _Call):
-                act.future.set_exception(self._dead or EngineDeadError("the engine stopped"))
+                with contextlib.suppress(InvalidStateError):
+                    act.future.set_exception(self._dead or EngineDeadError("the engine stopped"))
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         """Run a call in the engine's thread, between two steps, and return its result."""
@@ -329,9 +401,13 @@ class _Call:
 
     def __call__(self) -> None:
         try:
-            self.future.set_result(self.call())
+            result = self.call()
         except BaseException as error:
-            self.future.set_exception(error)
+            with contextlib.suppress(InvalidStateError):
+                self.future.set_exception(error)
+        else:
+            with contextlib.suppress(InvalidStateError):  # the watchdog gave up on it
+                self.future.set_result(result)
 
 
 def make_config(options: Mapping[str, Any]) -> EngineConfig:

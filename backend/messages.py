@@ -10,8 +10,11 @@ from typing import Any
 
 import msgspec
 
-from stemma.lang.errors import CancelledError, EndpointError, RequestError
+from stemma.lang.errors import CancelledError, DeadlineError, EndpointError, RequestError
 from stemma.lang.params import check_choices
+
+
+MAX_ID = 512  # characters of a program's id
 
 
 class LogprobOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -19,6 +22,12 @@ class LogprobOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     top: int = 0
     ids: list[int] | None = None
     text: bool = False  # each entry's third element is the token's text, not None
+
+
+def check_seconds(timeout: float | None) -> None:
+    """Raises RequestError unless it is None or a positive number of seconds."""
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise RequestError(f"timeout must be a number of seconds > 0, got {timeout!r}", param="timeout")
 
 
 class TextNode(msgspec.Struct, tag_field="kind", tag="text", forbid_unknown_fields=True, frozen=True):
@@ -42,9 +51,11 @@ class GenNode(msgspec.Struct, tag_field="kind", tag="gen", forbid_unknown_fields
     constraint: dict[str, Any] | None = None
     logprobs: LogprobOptions | None = None
     stream: bool = False
+    timeout: float | None = None  # seconds that it may take once all before it is there
 
     def __post_init__(self) -> None:
         check_choices((self.constraint or {}).get("value"))
+        check_seconds(self.timeout)
 
 
 class SelectNode(msgspec.Struct, tag_field="kind", tag="select", forbid_unknown_fields=True, frozen=True):
@@ -75,6 +86,14 @@ class GraphDelta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     branches: list[BranchDelta] = []
     end: bool = False
     tokens: bool = False  # from here on, `done` also tells the ids of the prompt
+    timeout: float | None = None  # seconds from now on that the nodes of this delta may take
+
+    def __post_init__(self) -> None:
+        check_seconds(self.timeout)
+        if len(self.program) > MAX_ID:
+            raise RequestError(
+                f"a program id has at most {MAX_ID} characters, got {len(self.program)}", param="program"
+            )
 
 
 _JSON = msgspec.json.Decoder(GraphDelta)
@@ -92,11 +111,16 @@ def parse_delta(given: GraphDelta | Mapping[str, Any] | bytes) -> GraphDelta:
         raise RequestError(f"malformed program graph: {error}") from None
 
 
-_KINDS = (RequestError, CancelledError, EndpointError)
+_KINDS = (RequestError, CancelledError, DeadlineError, EndpointError)
 
 
 def error_object(error: BaseException) -> dict[str, Any]:
-    """The `error` of an event: {type, message, param, status}. A stranger becomes an EndpointError of status 500."""
+    """The `error` of an event: {type, message, param, status}, and `retry_after` if it is known.
+
+    A stranger becomes an EndpointError of status 500.
+    """
     status = 499 if isinstance(error, CancelledError) else getattr(error, "status", None) or 500
     kind = type(error).__name__ if isinstance(error, _KINDS) else "EndpointError"
-    return {"type": kind, "message": str(error), "param": getattr(error, "param", None), "status": status}
+    made = {"type": kind, "message": str(error), "param": getattr(error, "param", None), "status": status}
+    pause = getattr(error, "retry_after", None)
+    return made if pause is None else {**made, "retry_after": pause}

@@ -14,7 +14,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from stemma.backend.messages import BranchDelta, GenNode, GraphDelta, IdsNode, LogprobOptions, Node, TextNode
-from stemma.lang.errors import CancelledError, ConstraintError, EndpointError, EngineDeadError, RequestError
+from stemma.lang.errors import (
+    CancelledError,
+    ConstraintError,
+    DeadlineError,
+    EndpointError,
+    EngineDeadError,
+    RequestError,
+)
 from stemma.lang.params import Constraint, SamplingParams
 
 CONSTRAINTS = ("json_schema", "regex", "ebnf")
@@ -44,7 +51,7 @@ UNSUPPORTED_SAMPLING: dict[str, tuple[Any, ...]] = {
 }
 FIELDS = (
     "text", "input_ids", "sampling_params", "rid", "stream", "return_logprob", "logprob_start_len", "top_logprobs_num",
-    "token_ids_logprob", "return_text_in_logprobs", "log_metrics",
+    "token_ids_logprob", "return_text_in_logprobs", "log_metrics", "timeout",
 )  # fmt: skip
 CONSTRAINT_OPTIONS = ("lenient", "whitespace")  # of json_schema and structural_tag
 _SAMPLING_FIELDS = {f.name for f in fields(SamplingParams)} | {
@@ -74,6 +81,8 @@ class GenerateRequest:
     stream: bool = False
     as_list: bool = False  # the answer is a list even when it holds one result
     return_text_in_logprobs: bool = False
+    timeout: float | None = None  # seconds from submission to the last result
+    log_metrics: bool = True
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> GenerateRequest:
@@ -91,7 +100,6 @@ class GenerateRequest:
             raise RequestError(f"n must be the same for all prompts of a batch, got {sorted(samples)}", param="n")
         rids = _rids(body.get("rid"), count, batch)
         logprobs = _logprobs(body, count, batch)
-        check_flag("log_metrics", body.get("log_metrics"), True)
         n = samples.pop()
         return cls(
             items=tuple(
@@ -102,11 +110,13 @@ class GenerateRequest:
             stream=check_flag("stream", body.get("stream"), False),
             as_list=batch or n > 1,
             return_text_in_logprobs=check_flag("return_text_in_logprobs", body.get("return_text_in_logprobs"), False),
+            timeout=parse_timeout(body.get("timeout")),
+            log_metrics=check_flag("log_metrics", body.get("log_metrics"), True),
         )
 
     def deltas(self) -> list[GraphDelta]:
         """One whole program for each prompt: branch `r`, and for n > 1 a child branch for each sample."""
-        return [GraphDelta(item.program, self._branches(item), end=True) for item in self.items]
+        return [GraphDelta(item.program, self._branches(item), end=True, timeout=self.timeout) for item in self.items]
 
     def _branches(self, item: Item) -> list[BranchDelta]:
         if self.n == 1:
@@ -127,6 +137,15 @@ class GenerateRequest:
     def _gen(self, item: Item, params: SamplingParams) -> GenNode:
         constraint = item.constraint.to_dict() if item.constraint else None
         return GenNode(params.to_dict(), constraint, item.logprobs, self.stream)
+
+
+def parse_timeout(value: Any) -> float | None:
+    """Seconds that a request may take, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise RequestError(f"timeout must be a number of seconds > 0, got {_short(value)}", param="timeout")
+    return float(value)
 
 
 def parse_sampling(given: Mapping[str, Any]) -> tuple[SamplingParams, Constraint | None, int]:
@@ -314,12 +333,15 @@ def error_from_event(event: Mapping[str, Any]) -> Exception:
     kind, message = given.get("type"), str(given.get("message"))
     if kind in ("RequestError", "ConstraintError"):
         made = RequestError if kind == "RequestError" else ConstraintError
-        return made(message, param=given.get("param"), status=given.get("status") or 400)
+        pause = given.get("retry_after")
+        return made(message, param=given.get("param"), status=given.get("status") or 400, retry_after=pause)
+    if kind == "DeadlineError":
+        return DeadlineError(message)
     if kind == "CancelledError":
         return CancelledError(message)
     if kind == "EngineDeadError":
         return EngineDeadError(message)
-    return EndpointError(message, status=given.get("status") or 500)
+    return EndpointError(message, status=given.get("status") or 500, retry_after=given.get("retry_after"))
 
 
 _GROWING = ("output_token_logprobs", "output_top_logprobs", "output_token_ids_logprobs")

@@ -198,7 +198,7 @@ class Branch:
 class Program:
     """A tree of branches. `namespace` isolates its prefixes in the cache."""
 
-    __slots__ = ("branches", "ended", "id", "namespace", "rows", "serial", "tokens", "touched", "unsettled")
+    __slots__ = ("branches", "ended", "id", "namespace", "rows", "serial", "size", "tokens", "touched", "unsettled")
 
     def __init__(self, id: str, serial: int, rows: Any) -> None:
         self.id, self.serial, self.rows = id, serial, rows
@@ -207,4 +207,5 @@ class Program:
         self.ended = False
         self.tokens = False  # whether results tell the ids of their prompts
         self.unsettled = 0
+        self.size = 0  # bytes of its literals, about
         self.touched = time.monotonic()

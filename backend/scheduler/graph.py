@@ -1,6 +1,7 @@
 """Program graphs: deltas become branches, and branches run their nodes one after the other without asking the client.
 
-`register` may be called from any thread; everything else belongs to the scheduler's thread.
+`register` may be called from any thread; everything else belongs to the scheduler's thread. The file is long because
+it is one state machine: whoever changes a branch's state should see all who do.
 """
 
 from __future__ import annotations
@@ -31,9 +32,17 @@ from stemma.backend.messages import (
 from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.after import AfterToken
 from stemma.backend.scheduler.branch import Branch, Mark, Program, Sink, State, Work
+from stemma.backend.scheduler.pressure import Deadlines, Pressure, check_known, size_of
 from stemma.backend.scheduler.select import start_select
 from stemma.backend.scheduler.tools import Compile, TextTools
-from stemma.lang.errors import CancelledError, ConstraintError, EngineDeadError, RequestError, StemmaError
+from stemma.lang.errors import (
+    CancelledError,
+    ConstraintError,
+    DeadlineError,
+    EngineDeadError,
+    RequestError,
+    StemmaError,
+)
 from stemma.lang.params import Constraint, SamplingParams
 
 PROGRAM_TTL = 60.0  # a program is forgotten after this many lease times without a delta
@@ -52,6 +61,7 @@ class Graph:
         vocab_size: int,
         seed: int,
         lease: float,
+        max_queued: int | None = None,
     ) -> None:
         self.memory, self.text, self.compile = memory, text, compile
         self.tokenizer = text.tokenizer
@@ -60,6 +70,8 @@ class Graph:
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._serials = itertools.count(1)
+        self.deadlines = Deadlines()
+        self.pressure = Pressure(max_queued, memory.rows.max_rows)
         self._ready: deque[Branch] = deque()
         self._advancing = False
         self.begin: Callable[[Branch], bool] = lambda branch: False  # before a constrained gen is queued: is it over?
@@ -82,17 +94,23 @@ class Graph:
         with self._lock:
             program = self.programs.get(delta.program)
             self._check(delta, program)
+            self.pressure.check(delta, program, len(self.memory.waiting), len(self.programs))
             if program is None:
                 program = self.programs[delta.program] = Program(delta.program, self.next_serial(), self.memory.rows)
             program.touched = time.monotonic()
             program.ended = program.ended or delta.end
             program.tokens = program.tokens or delta.tokens
             touched = [self._append(program, given, sink) for given in delta.branches]
+            if delta.timeout is not None:
+                ends = tuple((given.id, given.first + len(given.nodes)) for given in delta.branches)
+                self.deadlines.add(program, ends, delta.timeout, program.touched)
             return list(program.branches.values()) if delta.end else touched
 
     def _check(self, delta: GraphDelta, program: Program | None) -> None:
         if program is not None and program.ended and delta.branches:
             raise RequestError(f"program {delta.program!r} has ended; use a new program id", param="program")
+        if program is None:
+            check_known(delta, self.pressure.gone)
         counts = {} if program is None else {b.id: len(b.nodes) for b in program.branches.values()}
         for given in delta.branches:
             known = given.id in counts
@@ -122,6 +140,8 @@ class Graph:
         if branch.settled:
             branch.settled = False
             program.unsettled += 1
+            self.pressure.unsettled += 1
+        program.size += size_of(given.nodes)
         branch.sinks.extend([sink] * len(given.nodes))
         branch.nodes.extend(given.nodes)
         branch.ended = branch.ended or given.end
@@ -281,6 +301,9 @@ class Graph:
         if params.stop or node.stream:
             work.text = self.text.stream(params)
         branch.work = work
+        if node.timeout is not None:
+            with self._lock:
+                self.deadlines.add(branch.program, ((branch.id, branch.cursor + 1),), node.timeout, time.monotonic())
         if node.constraint is None:
             self._queue(branch)
             return
@@ -391,6 +414,7 @@ class Graph:
             if not branch.settled:
                 branch.settled = True
                 program.unsettled -= 1
+                self.pressure.settled()
             self._drop_if_over(program)
 
     def _drop_if_over(self, program: Program) -> None:
@@ -437,6 +461,7 @@ class Graph:
             branches = list(program.branches.values())
             if branch_ids is None:
                 program.ended = True
+                self.pressure.forget(program_id, reason)
         chosen = set(branches if branch_ids is None else [b for b in branches if b.id in set(branch_ids)])
         for branch in branches:  # parents come before children
             if branch.parent in chosen:
@@ -455,14 +480,21 @@ class Graph:
 
     def fail_all(self, cause: BaseException) -> None:
         """The runner broke: every waiting caller gets the cause."""
-        with self._lock:
-            programs = list(self.programs.values())
-            self.programs.clear()
-        event = error_object(EngineDeadError(f"the engine stopped: {type(cause).__name__}: {cause}"))
+        held = self._lock.acquire(timeout=1)  # a stuck thread may hold it, and this one may be the watchdog's
+        programs = list(self.programs.values())
+        self.programs.clear()
+        self.pressure.unsettled = 0
+        if held:
+            self._lock.release()
+        dead = isinstance(cause, EngineDeadError)
+        event = error_object(
+            cause if dead else EngineDeadError(f"the engine stopped: {type(cause).__name__}: {cause}")
+        )
         for program in programs:
-            for branch in program.branches.values():
+            for branch in list(program.branches.values()):
                 branch.state, branch.error = State.DONE, event
                 self._report(branch, event)
+                branch.sinks[:] = [_nobody] * len(branch.sinks)  # each node is answered once
 
     def expire(self, now: float) -> None:
         """End the leases of programs that have sent nothing for long, and forget those silent for very long."""
@@ -473,4 +505,22 @@ class Graph:
             for branch in program.branches.values():
                 self.memory.drop_lease(branch)
             if idle > self.lease * PROGRAM_TTL:
-                self.cancel(program.id, reason="no delta came for too long")
+                self.cancel(program.id, reason=f"no delta came for {idle:.0f} s")
+        for program in self.pressure.surplus(list(self.programs.values())):
+            self.cancel(program.id, reason="too many programs lay idle, this one longest")
+
+    def enforce_deadlines(self, now: float) -> bool:
+        """Fail what has taken longer than it may, running or waiting. True if there was any."""
+        due = self.deadlines.next
+        if due is None or due > now:
+            return False
+        with self._lock:
+            overdue = self.deadlines.take(now, self.programs)
+        for branch, seconds in overdue:
+            branch.started = True
+            self.fail(branch, DeadlineError(f"it took longer than its timeout of {seconds:g} s"), blame=False)
+        return bool(overdue)
+
+
+def _nobody(event: dict[str, Any]) -> None:
+    """The sink of nodes that were answered already."""

@@ -43,6 +43,7 @@ class Scheduler:
         draft: str = "off",
         seed: int = 0,
         lease: float = 60.0,
+        max_queued: int | None = None,
     ) -> None:
         self.runner = runner
         self.slots = SlotAllocator(runner.num_slots)
@@ -50,8 +51,9 @@ class Scheduler:
         self.rows = Rows(max_rows, context, runner.vocab_size)
         self.memory = Memory(self.rows, self.slots, self.cache, policy, conservativeness)
         self.graph = Graph(
-            self.memory, text, compile, context=context, vocab_size=runner.vocab_size, seed=seed, lease=lease
-        )
+            self.memory, text, compile, context=context, vocab_size=runner.vocab_size, seed=seed, lease=lease,
+            max_queued=max_queued,
+        )  # fmt: skip
         eos_ids = text.tokenizer.eos_ids
         self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap)
         self.planner = Planner(self.memory, chunk, self.masker, draft != "off")
@@ -70,6 +72,7 @@ class Scheduler:
         if now >= self._next_expire:
             self._next_expire = now + EXPIRE_EVERY
             self.graph.expire(now)
+        self.graph.enforce_deadlines(now)
         plan = self.planner.build()
         for branch in self.planner.settled:
             self.output.settle(branch)
@@ -91,6 +94,11 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         return not self.memory.running and not self.memory.waiting
+
+    def next_wake(self, longest: float) -> float:
+        """Seconds that an idle engine may sleep: until the next deadline, at most `longest`."""
+        due = self.graph.deadlines.next
+        return longest if due is None else min(max(due - time.monotonic(), 0.001), longest)
 
     def flush_cache(self) -> bool:
         """Forget all cached prefixes. False (and nothing happens) while branches are running or waiting."""
@@ -116,6 +124,7 @@ class Scheduler:
             "evictable_slots": self.cache.evictable,
             "total_slots": self.slots.total,
             "retractions": self.memory.retractions,
+            "refused": self.graph.pressure.refused,
             "tokens_computed": self.tokens_computed,
             **self.masker.figures(),
         }
