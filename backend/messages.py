@@ -13,7 +13,6 @@ import msgspec
 from stemma.lang.errors import CancelledError, DeadlineError, EndpointError, RequestError
 from stemma.lang.params import check_choices
 
-
 MAX_ID = 512  # characters of a program's id
 
 

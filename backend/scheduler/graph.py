@@ -487,9 +487,7 @@ class Graph:
         if held:
             self._lock.release()
         dead = isinstance(cause, EngineDeadError)
-        event = error_object(
-            cause if dead else EngineDeadError(f"the engine stopped: {type(cause).__name__}: {cause}")
-        )
+        event = error_object(cause if dead else EngineDeadError(f"the engine stopped: {type(cause).__name__}: {cause}"))
         for program in programs:
             for branch in list(program.branches.values()):
                 branch.state, branch.error = State.DONE, event

@@ -17,6 +17,7 @@ from stemma.backend.requests import (
     check_ids,
     parse_constraint,
     parse_sampling,
+    parse_timeout,
     refuse_unsupported,
 )
 from stemma.lang.errors import RequestError
@@ -157,7 +158,14 @@ def _call(
         Item(rid if len(prompts) == 1 else f"{rid}-{i}", nodes, params, constraint, logprobs)
         for i, nodes in enumerate(prompts)
     )
-    request = GenerateRequest(items, n, stream, as_list or n > 1)
+    request = GenerateRequest(
+        items,
+        n,
+        stream,
+        as_list or n > 1,
+        timeout=parse_timeout(body.get("timeout")),
+        log_metrics=check_flag("log_metrics", body.get("log_metrics"), True),
+    )
     return Call(request, model, include_usage, top is not None, top or 0)
 
 

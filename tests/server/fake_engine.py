@@ -72,6 +72,12 @@ class FakeEngine:
             "running": 0, "waiting": 0,
         }  # fmt: skip
 
+    def state(self) -> dict[str, Any]:
+        return {"error": None, "programs": 0}
+
+    def on_death(self, cause: str) -> None:
+        pass
+
     def shutdown(self) -> None:
         for stop in self._stops.values():
             stop.set()
