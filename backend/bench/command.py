@@ -11,6 +11,7 @@ BENCHES = {
     "hostile": "delays between steps while hostile schemas compile",
     "masks": "a batch of distinct schemas: steps that waited for a mask, with and without overlap",
     "jump_forward": "forced tokens and drafts, on and off: equal ids, forward passes saved",
+    "soak": "a server under everything at once: no answer lost, nothing left behind",
     "offline": "tokens per second against transformers.generate, same model, same run",
 }
 
