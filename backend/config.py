@@ -46,6 +46,7 @@ class EngineConfig:
     grammar_workers: int = _opt(
         1, "processes that compile constraints; 0: a thread of the engine does, which can stall its steps"
     )
+    grammar_cache_mb: int = _opt(256, "MiB of compiled constraints that are kept for when they come again")
     disable_mask_overlap: bool = _opt(
         False, "work out constraint masks after the forward pass, not in a thread while it runs"
     )
@@ -83,6 +84,7 @@ class EngineConfig:
             "max_running_requests",
             "max_total_tokens",
             "chunked_prefill_size",
+            "grammar_cache_mb",
             "num_threads",
         ):
             value = getattr(self, name)

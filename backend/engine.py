@@ -38,6 +38,7 @@ from stemma.lang.params import Constraint, SamplingParams
 
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
+SHRINKS = 4  # a tokenizer's normalisation makes no text shorter than a fourth
 IDLE_SECONDS = 1.0  # how long an idle engine sleeps before it looks at its leases
 
 
@@ -89,8 +90,9 @@ class Engine:
         self.text = ModelText(self.tokenizer, self.chat)
         vocabulary = self.tokenizer.vocabulary(self.runner.vocab_size)
         self._grammars = GrammarService(
-            vocabulary, config.grammar_backend, config.grammar_workers, lambda: bool(self.scheduler.memory.running)
-        )
+            vocabulary, config.grammar_backend, config.grammar_workers, lambda: bool(self.scheduler.memory.running),
+            config.grammar_cache_mb << 20,
+        )  # fmt: skip
         self._captures = Captures()
         self.runner.warm_up()
         self.scheduler = Scheduler(
@@ -115,6 +117,8 @@ class Engine:
         self._draining = False
         self._act: Any = None  # what the engine's thread does now, besides steps
         self._watchdog = Watchdog(config.watchdog_timeout, self._hangs)
+        longest = max((len(token) for token in self.tokenizer.rendered_bytes if token), default=1)
+        self.scheduler.graph.max_chars = SHRINKS * longest * self.runner.context_length
         self._inbox: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._dead: EngineDeadError | None = None
@@ -389,7 +393,8 @@ class Engine:
         if ready is not None:
             done(ready)
         else:
-            self._grammars.submit(constraint, lambda made: self._inbox.put(lambda: done(made)))
+            wanted = getattr(done, "wanted", None) or (lambda: True)
+            self._grammars.submit(constraint, lambda made: self._inbox.put(lambda: done(made)), wanted)
 
 
 class _Call:

@@ -14,6 +14,7 @@ from stemma.lang.errors import CancelledError, DeadlineError, EndpointError, Req
 from stemma.lang.params import check_choices
 
 MAX_ID = 512  # characters of a program's id
+MAX_CHOICES = 10_000  # of a select
 
 
 class LogprobOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -62,6 +63,12 @@ class SelectNode(msgspec.Struct, tag_field="kind", tag="select", forbid_unknown_
     method: str = "token_length_normalized"
     temperature: float = 0.0
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.choices) > MAX_CHOICES:
+            raise RequestError(
+                f"a select may have at most {MAX_CHOICES} choices, got {len(self.choices)}", param="choices"
+            )
 
 
 Node = TextNode | IdsNode | RoleBeginNode | RoleEndNode | GenNode | SelectNode

@@ -49,10 +49,12 @@ SERVER = {
     "client-stall-timeout": 2,
     "max-client-buffer-kb": 256,
     "lease-seconds": 3,
+    "grammar-cache-mb": 32,
     "max-engine-restarts": 100_000,
     "drain-timeout": 20,
 }
 MARGIN = 1.0  # seconds around an outage in which a job may notice it
+KILLING = 0.6  # share of the time in which engines are killed: the last one shows whether its memory stays
 REFUSED_SECONDS = 0.05  # a client that was told to come again later does so after this
 
 
@@ -216,7 +218,7 @@ class Soak:
         next_kill = begin + kill_every if kill_every else float("inf")
         shown = begin
         while (now := time.monotonic()) < begin + seconds:
-            if now >= next_kill and now < begin + seconds - 5:
+            if now >= next_kill and now < begin + KILLING * seconds:
                 self.kill()
                 next_kill = time.monotonic() + (kill_every or 0)
             if now - shown >= 10:
@@ -329,7 +331,7 @@ def _report(soak: Soak, before: dict[str, Any], after: dict[str, Any] | None) ->
                     print(f"  {side + ' ' + what:<16} {before[side][what]:>4} -> {after[side][what]:<4} ({most})")
         engine = after["engine"]
         print(f"  free slots       {engine['free_slots']} of {engine['total_slots']}; programs {engine['programs']}")
-        print(f"  since the last start: retractions {engine['retractions']}, refused {engine['refused']}")
+        print("  " + ", ".join(f"{what} {count}" for what, count in soak.observer.counted.items()))
     print("FAILED" if outcome.failures else "passed: no answer lost, nothing left behind")
     for failure, count in Counter(outcome.failures).most_common(20):
         print(f"  {count} x {failure}")

@@ -277,10 +277,12 @@ def two_deltas(client: Client, variant: int) -> Any:
     """A program that goes on in a second request."""
     short = {"kind": "gen", "params": {"max_new_tokens": 6, "temperature": 0}}
     delta = _graph([{"id": "r", "nodes": [{"kind": "text", "text": _prompt(variant)}, short]}], end=False)
+    client.vanished.append(delta["program"])  # until the second request has ended it
     first = client.lines("/v1/graph", delta)[-1]
     time.sleep(0.02 * variant)
     more = {"id": "r", "first": 2, "nodes": [{"kind": "text", "text": " So"}, short]}
     last = client.lines("/v1/graph", {"program": delta["program"], "branches": [more], "end": True})[-1]
+    client.vanished.remove(delta["program"])
     return [first["text"], last["text"]]
 
 
@@ -449,10 +451,11 @@ def bomb(client: Client, rng: random.Random) -> None:
 
 
 def burst(client: Client, rng: random.Random) -> None:
-    """More branches at once than may wait."""
-    params = {"max_new_tokens": 2, "temperature": 0, "n": 64}
+    """More at once than there is memory for, or more than may wait."""
+    prompts = rng.choice([2, 2, 16])
+    params = {"max_new_tokens": 90, "temperature": 0, "n": 8 if prompts == 2 else 64, "ignore_eos": True}
     try:
-        client.post("/generate", {"text": [f"{i}" for i in range(16)], "sampling_params": params})
+        client.post("/generate", {"text": [f"{i}" for i in range(prompts)], "sampling_params": params})
     except Refused as refused:
         if refused.status not in (400, 429):
             raise

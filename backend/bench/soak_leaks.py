@@ -14,8 +14,9 @@ import requests
 
 MIB = 1 << 20
 IDLE = ("running", "waiting", "programs", "unsettled", "rows_used", "leases", "queued_acts")
+COUNTED = ("retractions", "refused", "tokens_computed")
 WARM_UP = 0.3  # share of a process's life that does not count
-SHORTEST = 45.0  # seconds of a life after its warm-up; less says nothing of a slope
+SHORTEST = 100.0  # seconds of a life after its warm-up; less says nothing of a slope
 GRAMMAR_THREADS = 64  # the engine keeps up to so many idle ones
 
 
@@ -62,6 +63,8 @@ class Observer:
         self.broken: list[str] = []  # integrity errors, with their time
         self.engine_pid = 0
         self.most: dict[str, int] = {}
+        self.counted = dict.fromkeys(COUNTED, 0)  # by all engines together
+        self._counted = dict.fromkeys(COUNTED, 0)
         self._begin = time.monotonic()
         self._every = every
         self._stop = threading.Event()
@@ -83,6 +86,12 @@ class Observer:
         if answer.status_code != 200:
             return None
         state = answer.json()
+        engine = state["engine"]
+        if engine["pid"] != self.engine_pid:
+            self._counted = dict.fromkeys(COUNTED, 0)
+        for what in COUNTED:
+            self.counted[what] += max(engine[what] - self._counted[what], 0)
+            self._counted[what] = engine[what]
         now = time.monotonic() - self._begin
         for name in ("front", "engine"):
             self._note(name, state[name], now)

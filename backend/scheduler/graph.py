@@ -70,6 +70,7 @@ class Graph:
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._serials = itertools.count(1)
+        self.max_chars: int | None = None  # more characters are surely more tokens than the context has
         self.deadlines = Deadlines()
         self.pressure = Pressure(max_queued, memory.rows.max_rows)
         self._ready: deque[Branch] = deque()
@@ -234,6 +235,12 @@ class Graph:
     def encode(self, branch: Branch, more: tuple[tuple[str, bool], ...]) -> list[int]:
         """Ids of the branch's literal tail (and `more` after it), with BOS where a sequence begins."""
         start = branch.length == 0
+        size = sum(len(text) for text, _ in branch.tail) + sum(len(text) for text, _ in more)
+        if self.max_chars is not None and size > self.max_chars:  # it would take long to find out how many they are
+            raise RequestError(
+                f"The input ({size} characters) is longer than the model's context length ({self.context} tokens).",
+                param="text",
+            )
         ids = self.tokenizer.encode_pieces(branch.tail + more, start=start)
         bos = self.tokenizer.bos_id
         if start and self.tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
@@ -313,7 +320,7 @@ class Graph:
             if work.marker >= 0:  # a special token is not part of any text
                 constraint = replace(constraint, after=None)
         branch.state = State.COMPILING
-        self.compile(constraint, lambda made: self.compiled(branch, work, made))
+        self.compile(constraint, _Compiled(self, branch, work))
         if branch.state is State.COMPILING and branch.row >= 0:
             self.memory.release(branch)  # others may use the row while this branch waits for its grammar
 
@@ -518,6 +525,20 @@ class Graph:
             branch.started = True
             self.fail(branch, DeadlineError(f"it took longer than its timeout of {seconds:g} s"), blame=False)
         return bool(overdue)
+
+
+class _Compiled:
+    """What becomes of a grammar when it is ready."""
+
+    def __init__(self, graph: Graph, branch: Branch, work: Work) -> None:
+        self._graph, self._branch, self._work = graph, branch, work
+
+    def __call__(self, made: Grammar | Exception) -> None:
+        self._graph.compiled(self._branch, self._work, made)
+
+    def wanted(self) -> bool:
+        """Whether the branch still waits for it. From any thread."""
+        return self._branch.state is State.COMPILING and self._branch.work is self._work
 
 
 def _nobody(event: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ def create_app(service: Service, *, api_key: str | None = None) -> Starlette:
         middleware=[
             Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]),
             Middleware(Authentication, api_key=api_key),
-            Middleware(Bodies, limit=service.limits.max_inflight_bytes),
+            Middleware(Bodies, limit=service.limits.max_inflight_bytes, stall=service.limits.stall_seconds),
         ],
         exception_handlers={StemmaError: _failed, HTTPException: _no_route, Exception: _failed},
     )

@@ -31,6 +31,9 @@ async def graph(request: Request) -> Response:
         delta = parse_delta(body)
     except (RecursionError, UnicodeDecodeError) as error:
         raise RequestError(f"malformed program graph: {error}") from None
+    nodes = sum(len(branch.nodes) for branch in delta.branches)
+    if nodes > service.limits.max_nodes:
+        raise RequestError(f"a delta may hold at most {service.limits.max_nodes} nodes, got {nodes}", param="branches")
     timeout = service.limits.timeout(delta.timeout)
     if timeout != delta.timeout:
         delta = msgspec.structs.replace(delta, timeout=timeout)

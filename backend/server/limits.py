@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ class Limits:
     max_batch_items: int = 4096
     max_n: int = 256
     max_inflight: int = 4096
+    max_nodes: int = 100_000  # in one delta
     max_inflight_bytes: int = 1024 << 20  # of bodies of requests that are not answered yet
     max_client_bytes: int = 4 << 20  # that wait for one client to read them
     stall_seconds: float = 60.0  # that one client may take to read a piece
@@ -75,21 +77,31 @@ class Flight:
 
 
 class Bodies:
-    """Counts the bytes of all bodies whose requests are not answered yet, and refuses more than `limit` together."""
+    """Counts the bytes of all bodies whose requests are not answered yet, and refuses more than `limit` together.
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app, self._limit = app, limit
+    A body whose next piece does not come within `stall` seconds is not waited for.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, stall: float) -> None:
+        self._app, self._limit, self._stall = app, limit, stall
         self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        mine = 0
+        mine, whole = 0, False
 
         async def counted() -> Message:
-            nonlocal mine
-            message = await receive()
+            nonlocal mine, whole
+            if whole:  # what comes now is the end of the connection
+                return await receive()
+            try:
+                async with asyncio.timeout(self._stall):
+                    message = await receive()
+            except TimeoutError:
+                raise RequestError(f"the request body did not arrive within {self._stall:g} s", status=408) from None
+            whole = not message.get("more_body")
             size = len(message.get("body") or b"")
             if self.held + size > self._limit and size:
                 raise RequestError(

@@ -52,6 +52,8 @@ class FakeEngine:
         texts = [n.text for b in delta.branches for n in b.nodes if isinstance(n, TextNode)]
         if any(t.startswith("refuse") for t in texts):
             raise RequestError("the engine refuses this", param="text")
+        if any(t.startswith("must be known") for t in texts) and delta.program not in self._stops:
+            raise RequestError(f"the program {delta.program!r} is not known", param="program", status=404)
         for branch in delta.branches:
             for node in branch.nodes:
                 if isinstance(node, GenNode):

@@ -5,7 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 
-OPTIONS = ["--minutes", "0.2", "--clients", "5", "--kill-every", "5", "--variants", "1", "--settle", "0.5", "--seed", "3"]
+OPTIONS = [
+    "--minutes",
+    "0.2",
+    "--clients",
+    "5",
+    "--kill-every",
+    "5",
+    "--variants",
+    "1",
+    "--settle",
+    "0.5",
+    "--seed",
+    "3",
+]
 
 
 def test_no_answer_is_lost_and_nothing_is_left_behind():
