@@ -27,7 +27,6 @@ import requests
 
 from stemma.backend.bench.soak_jobs import (
     ANSWERED,
-    UNANSWERED,
     VARIANTS,
     Client,
     Refused,
@@ -36,6 +35,7 @@ from stemma.backend.bench.soak_jobs import (
     refused_for_now,
 )
 from stemma.backend.bench.soak_leaks import MIB, Observer, compare, wait_idle
+from stemma.backend.bench.soak_vandals import UNANSWERED
 
 SERVER = {
     "port": 0,
