@@ -83,6 +83,7 @@ class EngineConfig:
     grammar_workers: int = _opt(
         1, "processes that compile constraints; 0: a thread of the engine does, which can stall its steps"
     )
+    grammar_cache_mb: int = _opt(256, "MiB of compiled constraints that are kept for when they come again")
     disable_mask_overlap: bool = _opt(
         False, "work out constraint masks after the forward pass, not in a thread while it runs"
     )
@@ -96,6 +97,19 @@ class EngineConfig:
     )
     random_seed: int = _opt(0, "seed of dummy weights and of requests that give none")
     lease_seconds: float = _opt(60.0, "how long a program's branch may stay idle before its lease ends")
+    max_queued_requests: int | None = _opt(
+        None,
+        "most branches that may wait for a row; more are refused with status 429. 0: no limit. Default: no limit in "
+        "process, 64 times max_running_requests on a server",
+    )
+    watchdog_timeout: float = _opt(
+        300.0,
+        "seconds that one step may take before the engine counts as stuck: the stacks of all threads go to stderr, "
+        "waiting callers get an error, a server restarts the engine. 0: no watchdog",
+    )
+    drain_timeout: float = _opt(
+        25.0, "seconds that running requests may go on when the engine or server is told to stop; then they fail"
+    )
     num_threads: int | None = _opt(None, "CPU threads of one operation; default: the physical cores")
 
     def __post_init__(self) -> None:
@@ -108,6 +122,7 @@ class EngineConfig:
             "max_running_requests",
             "max_total_tokens",
             "max_prefill_tokens",
+            "grammar_cache_mb",
             "num_threads",
         ):
             value = getattr(self, name)
@@ -151,6 +166,15 @@ class EngineConfig:
             raise RequestError(
                 f"grammar_workers must be an integer >= 0, got {self.grammar_workers!r}", param="grammar_workers"
             )
+        queued = self.max_queued_requests
+        if queued is not None and (isinstance(queued, bool) or not isinstance(queued, int) or queued < 0):
+            raise RequestError(
+                f"max_queued_requests must be an integer >= 0, got {queued!r}", param="max_queued_requests"
+            )
+        for name in ("watchdog_timeout", "drain_timeout"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+                raise RequestError(f"{name} must be a number of seconds >= 0, got {value!r}", param=name)
         if self.lease_seconds <= 0:
             raise RequestError(f"lease_seconds must be > 0, got {self.lease_seconds!r}", param="lease_seconds")
         chunk = self.chunked_prefill_size

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import queue
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -24,16 +26,19 @@ from stemma.backend.grammar.base import Grammar
 from stemma.backend.grammar.give_way import collect_all, set_aside
 from stemma.backend.grammar.service import GrammarService
 from stemma.backend.messages import GraphDelta, parse_delta
+from stemma.backend.observe.process import figures as process_figures
+from stemma.backend.observe.watchdog import Watchdog
 from stemma.backend.requests import Collector, GenerateRequest
 from stemma.backend.scheduler.loop import Scheduler
 from stemma.backend.text.chat import ChatTemplate
 from stemma.backend.text.stream import TextStream
 from stemma.backend.text.tokenizer import Tokenizer
-from stemma.lang.errors import EngineDeadError
+from stemma.lang.errors import EndpointError, EngineDeadError
 from stemma.lang.params import Constraint, SamplingParams
 
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
+SHRINKS = 4  # a tokenizer's normalisation makes no text shorter than a fourth
 IDLE_SECONDS = 1.0  # how long an idle engine sleeps before it looks at its leases
 
 
@@ -89,8 +94,9 @@ class Engine:
         self.text = ModelText(self.tokenizer, self.chat)
         vocabulary = self.tokenizer.vocabulary(self.runner.vocab_size)
         self._grammars = GrammarService(
-            vocabulary, config.grammar_backend, config.grammar_workers, lambda: bool(self.scheduler.memory.running)
-        )
+            vocabulary, config.grammar_backend, config.grammar_workers, lambda: bool(self.scheduler.memory.running),
+            config.grammar_cache_mb << 20,
+        )  # fmt: skip
         self._captures = Captures()
         self.runner.warm_up()
         self.scheduler = Scheduler(
@@ -116,7 +122,15 @@ class Engine:
             max_prefill=config.max_prefill_tokens,
             same_step_sharing=not config.disable_same_step_sharing,
             mixed_chunk=not config.disable_mixed_chunk,
+            max_queued=config.max_queued_requests or None,
         )
+        self.on_death: Callable[[str], None] = lambda cause: None
+        """Called with the cause when the engine stops by itself, from the thread that notices."""
+        self._draining = False
+        self._act: Any = None  # what the engine's thread does now, besides steps
+        self._watchdog = Watchdog(config.watchdog_timeout, self._hangs)
+        longest = max((len(token) for token in self.tokenizer.rendered_bytes if token), default=1)
+        self.scheduler.graph.max_chars = SHRINKS * longest * self.runner.context_length
         self._inbox: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._gate = threading.Lock()
         self._dead: EngineDeadError | None = None
@@ -140,6 +154,8 @@ class Engine:
         with self._gate:
             if self._dead is not None:
                 raise self._dead
+            if self._draining and any(d.program not in self.scheduler.graph.programs for d, _ in deltas):
+                raise EndpointError("the engine is shutting down and takes no new programs", status=503)
             acts = [self.scheduler.submit(delta, self._captures.watch(delta, sink)) for delta, sink in deltas]
             self._inbox.put(acts[0] if len(acts) == 1 else lambda: [act() for act in acts])
 
@@ -244,6 +260,29 @@ class Engine:
         """How busy the engine is: running and waiting branches, slots."""
         return self._ask(self.scheduler.load)
 
+    def state(self) -> dict[str, Any]:
+        """What ought to be nothing when the engine is idle, the memory and threads of its process, and whether `check`
+        holds: JSON-ready. `error` says why not, or is None."""
+        return self._ask(self._state)
+
+    def _state(self) -> dict[str, Any]:
+        scheduler, error = self.scheduler, None
+        try:
+            scheduler.check()
+        except AssertionError as broken:
+            error = str(broken)
+        memory = scheduler.memory
+        return {
+            "error": error,
+            **scheduler.load(),
+            "rows_used": scheduler.rows.max_rows - scheduler.rows.free_count,
+            "leases": len(memory.leases),
+            "unsettled": scheduler.graph.pressure.unsettled,
+            "deadlines": len(scheduler.graph.deadlines),
+            "queued_acts": self._inbox.qsize(),
+            **process_figures(),
+        }
+
     def info(self) -> dict[str, Any]:
         """The model, the options and the load, as one flat JSON-ready object."""
         info = asdict(self.config) | self.runner.model_info() | self.load() | self.runner.masks.figures()
@@ -260,6 +299,20 @@ class Engine:
         }
         return info
 
+    def drain(self, timeout: float | None = None) -> bool:
+        """Take no new programs, and wait until those that run have nothing left to do. True if they ended in time.
+
+        `timeout` in seconds; None: the option `drain_timeout`. Call `shutdown` afterwards.
+        """
+        with self._gate:
+            self._draining = True
+        until = time.monotonic() + (self.config.drain_timeout if timeout is None else timeout)
+        while self.scheduler.graph.pressure.unsettled and self._dead is None:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.01)
+        return True
+
     def shutdown(self) -> None:
         """Stop. Unfinished work gets an `EngineDeadError`. Calling it twice is fine."""
         with self._gate:
@@ -268,7 +321,8 @@ class Engine:
         if not stopped:
             self._inbox.put(None)
         if self._thread is not threading.current_thread():
-            self._thread.join(timeout=30)
+            self._thread.join(timeout=1 if self._watchdog.fired else 30)
+        self._watchdog.close()
         self._grammars.close()
         self._captures.close()
         _alive.discard(self)
@@ -282,29 +336,50 @@ class Engine:
     # -- the engine's thread ---------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
-        scheduler, inbox = self.scheduler, self._inbox
+        scheduler, inbox, watchdog = self.scheduler, self._inbox, self._watchdog
         try:
             while True:
                 wait = scheduler.idle
                 while True:
                     try:
-                        act = inbox.get(timeout=IDLE_SECONDS) if wait else inbox.get_nowait()
+                        act = inbox.get(timeout=scheduler.next_wake(IDLE_SECONDS)) if wait else inbox.get_nowait()
                     except queue.Empty:
                         if wait:
                             collect_all()
                         break
                     if act is None:
                         raise EngineDeadError("it was shut down")
+                    self._act = act
+                    watchdog.begin()
                     act()
+                    watchdog.end()
+                    self._act = None
                     wait = False
+                watchdog.begin()
                 scheduler.step()
+                watchdog.end()
+                if watchdog.fired:
+                    raise EngineDeadError(watchdog.cause)  # it came back, but everybody was told that it did not
         except BaseException as error:  # whatever it is, nobody may be left waiting
             with self._gate:
                 self._dead = self._dead or EngineDeadError(f"the engine stopped: {type(error).__name__}: {error}")
+            watchdog.end()
             scheduler.graph.fail_all(error)
             self._drain()
+            self.on_death(str(self._dead))
             if not isinstance(error, EngineDeadError):
                 raise
+
+    def _hangs(self, cause: str) -> None:
+        """The engine's thread has not come back from a step or an act: answer everybody in its place."""
+        with self._gate:
+            self._dead = self._dead or EngineDeadError(cause)
+        if isinstance(self._act, _Call):
+            with contextlib.suppress(InvalidStateError):
+                self._act.future.set_exception(EngineDeadError(cause))
+        self.scheduler.graph.fail_all(EngineDeadError(cause))
+        self._drain()
+        self.on_death(cause)
 
     def _drain(self) -> None:
         """After the end: answer what still came in (control calls wait for a reply)."""
@@ -314,7 +389,8 @@ class Engine:
             except queue.Empty:
                 return
             if isinstance(act, _Call):
-                act.future.set_exception(self._dead or EngineDeadError("the engine stopped"))
+                with contextlib.suppress(InvalidStateError):
+                    act.future.set_exception(self._dead or EngineDeadError("the engine stopped"))
 
     def _ask(self, call: Callable[[], Any]) -> Any:
         """Run a call in the engine's thread, between two steps, and return its result."""
@@ -330,7 +406,8 @@ class Engine:
         if ready is not None:
             done(ready)
         else:
-            self._grammars.submit(constraint, lambda made: self._inbox.put(lambda: done(made)))
+            wanted = getattr(done, "wanted", None) or (lambda: True)
+            self._grammars.submit(constraint, lambda made: self._inbox.put(lambda: done(made)), wanted)
 
 
 class _Call:
@@ -342,9 +419,13 @@ class _Call:
 
     def __call__(self) -> None:
         try:
-            self.future.set_result(self.call())
+            result = self.call()
         except BaseException as error:
-            self.future.set_exception(error)
+            with contextlib.suppress(InvalidStateError):
+                self.future.set_exception(error)
+        else:
+            with contextlib.suppress(InvalidStateError):  # the watchdog gave up on it
+                self.future.set_result(result)
 
 
 def make_config(options: Mapping[str, Any]) -> EngineConfig:

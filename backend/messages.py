@@ -10,8 +10,11 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from stemma.lang.errors import CancelledError, EndpointError, RequestError
+from stemma.lang.errors import CancelledError, DeadlineError, EndpointError, RequestError
 from stemma.lang.params import check_choices
+
+MAX_ID = 512  # characters of a program's id
+MAX_CHOICES = 10_000  # of a select
 
 
 class LogprobOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -19,6 +22,12 @@ class LogprobOptions(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     top: int = 0
     ids: list[int] | None = None
     text: bool = False  # each entry's third element is the token's text, not None
+
+
+def check_seconds(timeout: float | None) -> None:
+    """Raises RequestError unless it is None or a positive number of seconds."""
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise RequestError(f"timeout must be a number of seconds > 0, got {timeout!r}", param="timeout")
 
 
 class TextNode(msgspec.Struct, tag_field="kind", tag="text", forbid_unknown_fields=True, frozen=True):
@@ -42,9 +51,11 @@ class GenNode(msgspec.Struct, tag_field="kind", tag="gen", forbid_unknown_fields
     constraint: dict[str, Any] | None = None
     logprobs: LogprobOptions | None = None
     stream: bool = False
+    timeout: float | None = None  # seconds that it may take once all before it is there
 
     def __post_init__(self) -> None:
         check_choices((self.constraint or {}).get("value"))
+        check_seconds(self.timeout)
 
 
 class SelectNode(msgspec.Struct, tag_field="kind", tag="select", forbid_unknown_fields=True, frozen=True):
@@ -52,6 +63,12 @@ class SelectNode(msgspec.Struct, tag_field="kind", tag="select", forbid_unknown_
     method: str = "token_length_normalized"
     temperature: float = 0.0
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.choices) > MAX_CHOICES:
+            raise RequestError(
+                f"a select may have at most {MAX_CHOICES} choices, got {len(self.choices)}", param="choices"
+            )
 
 
 class RefNode(msgspec.Struct, tag_field="kind", tag="ref", forbid_unknown_fields=True, frozen=True):
@@ -121,6 +138,14 @@ class GraphDelta(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     tokens: bool = False  # from here on, `done` also tells the ids of the prompt
     cache_salt: str | None = None  # programs share cached prefixes only with those of the same salt; set once
     hints: ProgramHints | None = None
+    timeout: float | None = None  # seconds from now on that the nodes of this delta may take
+
+    def __post_init__(self) -> None:
+        check_seconds(self.timeout)
+        if len(self.program) > MAX_ID:
+            raise RequestError(
+                f"a program id has at most {MAX_ID} characters, got {len(self.program)}", param="program"
+            )
 
 
 _JSON = msgspec.json.Decoder(GraphDelta)
@@ -151,11 +176,16 @@ def check_salt(given: Any) -> str | None:
     return given
 
 
-_KINDS = (RequestError, CancelledError, EndpointError)
+_KINDS = (RequestError, CancelledError, DeadlineError, EndpointError)
 
 
 def error_object(error: BaseException) -> dict[str, Any]:
-    """The `error` of an event: {type, message, param, status}. A stranger becomes an EndpointError of status 500."""
+    """The `error` of an event: {type, message, param, status}, and `retry_after` if it is known.
+
+    A stranger becomes an EndpointError of status 500.
+    """
     status = 499 if isinstance(error, CancelledError) else getattr(error, "status", None) or 500
     kind = type(error).__name__ if isinstance(error, _KINDS) else "EndpointError"
-    return {"type": kind, "message": str(error), "param": getattr(error, "param", None), "status": status}
+    made = {"type": kind, "message": str(error), "param": getattr(error, "param", None), "status": status}
+    pause = getattr(error, "retry_after", None)
+    return made if pause is None else {**made, "retry_after": pause}

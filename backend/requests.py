@@ -25,7 +25,14 @@ from stemma.backend.messages import (
     TextNode,
     check_salt,
 )
-from stemma.lang.errors import CancelledError, ConstraintError, EndpointError, EngineDeadError, RequestError
+from stemma.lang.errors import (
+    CancelledError,
+    ConstraintError,
+    DeadlineError,
+    EndpointError,
+    EngineDeadError,
+    RequestError,
+)
 from stemma.lang.params import Constraint, SamplingParams
 
 CONSTRAINTS = ("json_schema", "regex", "ebnf")
@@ -54,7 +61,7 @@ UNSUPPORTED_SAMPLING: dict[str, tuple[Any, ...]] = {
 }
 FIELDS = (
     "text", "input_ids", "sampling_params", "rid", "stream", "return_logprob", "logprob_start_len", "top_logprobs_num",
-    "token_ids_logprob", "return_text_in_logprobs", "log_metrics", "cache_salt", "priority",
+    "token_ids_logprob", "return_text_in_logprobs", "log_metrics", "cache_salt", "priority", "timeout",
 )  # fmt: skip
 CONSTRAINT_OPTIONS = ("lenient", "whitespace")  # of json_schema and structural_tag
 _SAMPLING_FIELDS = {f.name for f in fields(SamplingParams)} | {
@@ -86,6 +93,8 @@ class GenerateRequest:
     stream: bool = False
     as_list: bool = False  # the answer is a list even when it holds one result
     return_text_in_logprobs: bool = False
+    timeout: float | None = None  # seconds from submission to the last result
+    log_metrics: bool = True
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> GenerateRequest:
@@ -105,7 +114,6 @@ class GenerateRequest:
         logprobs = _logprobs(body, count, batch)
         salts = _spread("cache_salt", body, count, batch, None, lambda v: isinstance(v, str), "a string")
         priorities = _spread("priority", body, count, batch, None, _is_priority, "an integer")
-        check_flag("log_metrics", body.get("log_metrics"), True)
         n = samples.pop()
         return cls(
             items=tuple(
@@ -118,6 +126,8 @@ class GenerateRequest:
             stream=check_flag("stream", body.get("stream"), False),
             as_list=batch or n > 1,
             return_text_in_logprobs=check_flag("return_text_in_logprobs", body.get("return_text_in_logprobs"), False),
+            timeout=parse_timeout(body.get("timeout")),
+            log_metrics=check_flag("log_metrics", body.get("log_metrics"), True),
         )
 
     def deltas(self) -> list[GraphDelta]:
@@ -129,6 +139,7 @@ class GenerateRequest:
                 end=True,
                 cache_salt=item.cache_salt,
                 hints=None if item.priority is None else ProgramHints(priority=item.priority),
+                timeout=self.timeout,
             )
             for item in self.items
         ]
@@ -152,6 +163,15 @@ class GenerateRequest:
     def _gen(self, item: Item, params: SamplingParams) -> GenNode:
         constraint = item.constraint.to_dict() if item.constraint else None
         return GenNode(params.to_dict(), constraint, item.logprobs, self.stream)
+
+
+def parse_timeout(value: Any) -> float | None:
+    """Seconds that a request may take, or None."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise RequestError(f"timeout must be a number of seconds > 0, got {_short(value)}", param="timeout")
+    return float(value)
 
 
 def parse_sampling(given: Mapping[str, Any]) -> tuple[SamplingParams, Constraint | None, int]:
@@ -350,12 +370,15 @@ def error_from_event(event: Mapping[str, Any]) -> Exception:
     kind, message = given.get("type"), str(given.get("message"))
     if kind in ("RequestError", "ConstraintError"):
         made = RequestError if kind == "RequestError" else ConstraintError
-        return made(message, param=given.get("param"), status=given.get("status") or 400)
+        pause = given.get("retry_after")
+        return made(message, param=given.get("param"), status=given.get("status") or 400, retry_after=pause)
+    if kind == "DeadlineError":
+        return DeadlineError(message)
     if kind == "CancelledError":
         return CancelledError(message)
     if kind == "EngineDeadError":
         return EngineDeadError(message)
-    return EndpointError(message, status=given.get("status") or 500)
+    return EndpointError(message, status=given.get("status") or 500, retry_after=given.get("retry_after"))
 
 
 _GROWING = ("output_token_logprobs", "output_top_logprobs", "output_token_ids_logprobs")

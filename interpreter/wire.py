@@ -14,6 +14,7 @@ from stemma.lang.choices import ChoicesMethod
 from stemma.lang.errors import (
     CancelledError,
     ConstraintError,
+    DeadlineError,
     EndpointError,
     EngineDeadError,
     ReplayError,
@@ -122,6 +123,7 @@ def wire_node(node: Node, options: RunOptions, place: str) -> dict[str, Any]:
                 "constraint": node.constraint.to_dict() if node.constraint else None,
                 "logprobs": _logprobs(node, options),
                 "stream": options.stream,
+                **({} if node.timeout is None else {"timeout": node.timeout}),
             }
 
 
@@ -159,7 +161,8 @@ def _logprobs(node: Gen, options: RunOptions) -> dict[str, Any] | None:
 
 
 _ERRORS = {
-    e.__name__: e for e in (RequestError, ConstraintError, EndpointError, EngineDeadError, CancelledError, ReplayError)
+    e.__name__: e
+    for e in (RequestError, ConstraintError, EndpointError, EngineDeadError, DeadlineError, CancelledError, ReplayError)
 }
 
 

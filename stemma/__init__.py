@@ -73,6 +73,7 @@ _NAMES = {
     "EndpointError": "lang.errors",
     "CancelledError": "lang.errors",
     "EngineDeadError": "lang.errors",
+    "DeadlineError": "lang.errors",
     "ReplayError": "lang.errors",
     "BudgetError": "lang.errors",
     "Program": "interpreter.program",
@@ -226,6 +227,7 @@ if TYPE_CHECKING:
     from stemma.lang.errors import BudgetError as BudgetError
     from stemma.lang.errors import CancelledError as CancelledError
     from stemma.lang.errors import ConstraintError as ConstraintError
+    from stemma.lang.errors import DeadlineError as DeadlineError
     from stemma.lang.errors import EndpointError as EndpointError
     from stemma.lang.errors import EngineDeadError as EngineDeadError
     from stemma.lang.errors import ProgramError as ProgramError

@@ -29,6 +29,7 @@ MAY = {
     "backend/core.py": (),
     "backend/config.py": ("lang.errors",),
     "backend/messages.py": ("lang.errors", "lang.params"),
+    "backend/observe": ("backend.observe",),
     "backend/requests.py": ("lang.errors", "lang.params", "backend.messages"),
     "backend/captures.py": ("lang.errors", "lang.params", "backend.messages", "backend.grammar"),
     "backend/cache": ("backend.core", "backend.cache"),
@@ -46,8 +47,8 @@ MAY = {
         "kernels",
     ),
     "backend/server": (
-        "lang.errors", "lang.params", "backend.config", "backend.messages", "backend.requests", "backend.text",
-        "backend.server",
+        "lang.errors", "lang.params", "backend.config", "backend.messages", "backend.observe", "backend.requests",
+        "backend.text", "backend.server",
     ),
     "backend/distributed": ("backend.core", "backend.distributed"),
     "backend/simulate": (

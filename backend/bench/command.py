@@ -14,6 +14,7 @@ BENCHES = {
     "programs": "whole programs as graphs, against the same programs request by request",
     "simulate": "program traces in virtual time: schedule and routing policies compared, up to 100,000 programs",
     "speculation": "drafts by prompt lookup, off and on: equal ids, forward passes saved, time",
+    "soak": "a server under everything at once: no answer lost, nothing left behind",
     "offline": "tokens per second against transformers.generate, same model, same run",
 }
 

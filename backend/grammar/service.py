@@ -29,10 +29,17 @@ class GrammarService:
     somebody waits for the interpreter, so that work in this process is done in small pieces.
     """
 
-    def __init__(self, vocab: Vocabulary, backend: str, workers: int, busy: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        vocab: Vocabulary,
+        backend: str,
+        workers: int,
+        busy: Callable[[], bool] = lambda: True,
+        cache_bytes: int = 256 << 20,
+    ) -> None:
         self._workers = Workers(workers, busy=busy) if backend == "native" and workers else None
         compile = self._compile if self._workers else backend_named(backend).compile
-        self.cache = GrammarCache(vocab, compile=compile)
+        self.cache = GrammarCache(vocab, cache_bytes, compile=compile)
         self._warm = threading.Event()
         self._patient_until = time.monotonic() + PATIENCE[vocab.size > SMALL]
         self._tasks: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
@@ -56,11 +63,18 @@ class GrammarService:
         value = constraint.value
         return self.cache.peek(constraint) if (len(value) if isinstance(value, str) else 0) < LARGE else None
 
-    def submit(self, constraint: Constraint, done: Callable[[Grammar | Exception], None]) -> None:
-        """`done` gets the grammar, or why there is none, in another thread; never, if `close` comes before.
-        Takes no time."""
+    def submit(
+        self,
+        constraint: Constraint,
+        done: Callable[[Grammar | Exception], None],
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`done` gets the grammar, or why there is none, in another thread; never, if `close` comes before, or if
+        nobody wants it any more when its turn comes. Takes no time."""
 
         def work() -> None:
+            if not wanted():
+                return
             try:
                 made: Grammar | Exception = self.cache.get(constraint)
             except Exception as error:

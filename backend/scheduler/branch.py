@@ -248,6 +248,7 @@ class Program:
         "priority",
         "rows",
         "serial",
+        "size",
         "tokens",
         "touched",
         "unsettled",
@@ -261,6 +262,7 @@ class Program:
         self.tokens = False  # whether results tell the ids of their prompts
         self.unsettled = 0  # branches with something left to do
         self.attained = 0  # tokens run through the model for it
+        self.size = 0  # bytes of its literals, about
         self.priority = 0  # higher goes first
         self.expected_len: int | None = None  # how long its outputs will be, as its client expects
         self.ngrams: Shared | None = None  # the runs of its branches' tokens, once one of several is drafted

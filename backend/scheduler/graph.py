@@ -1,6 +1,7 @@
 """Program graphs: deltas become branches, and branches run their nodes one after the other without asking the client.
 
-`register` may be called from any thread; everything else belongs to the scheduler's thread.
+`register` may be called from any thread; everything else belongs to the scheduler's thread. The file is long because
+it is one state machine: whoever changes a branch's state should see all who do.
 """
 
 from __future__ import annotations
@@ -32,10 +33,18 @@ from stemma.backend.messages import (
 from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.after import AfterToken
 from stemma.backend.scheduler.branch import Branch, Mark, Program, Sink, State, Work
+from stemma.backend.scheduler.pressure import Deadlines, Pressure, check_known, size_of
 from stemma.backend.scheduler.refs import check_refs, quoted
 from stemma.backend.scheduler.select import start_select
 from stemma.backend.scheduler.tools import Compile, TextTools
-from stemma.lang.errors import CancelledError, ConstraintError, EngineDeadError, RequestError, StemmaError
+from stemma.lang.errors import (
+    CancelledError,
+    ConstraintError,
+    DeadlineError,
+    EngineDeadError,
+    RequestError,
+    StemmaError,
+)
 from stemma.lang.params import Constraint, SamplingParams
 
 MAX_TOP_LOGPROBS = 256  # alternatives at each position
@@ -57,6 +66,7 @@ class Graph:
         vocab_size: int,
         seed: int,
         lease: float,
+        max_queued: int | None = None,
     ) -> None:
         self.memory, self.text, self.compile = memory, text, compile
         self.tokenizer = text.tokenizer
@@ -65,6 +75,9 @@ class Graph:
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._serials = itertools.count(1)
+        self.max_chars: int | None = None  # more characters are surely more tokens than the context has
+        self.deadlines = Deadlines()
+        self.pressure = Pressure(max_queued, memory.rows.max_rows, memory.clock)
         self._ready: deque[Branch] = deque()
         self._advancing = False
         self.begin: Callable[[Branch], bool] = lambda branch: False  # before a constrained gen is queued: is it over?
@@ -87,6 +100,7 @@ class Graph:
         with self._lock:
             program = self.programs.get(delta.program)
             self._check(delta, program)
+            self.pressure.check(delta, program, len(self.memory.waiting), len(self.programs))
             if program is None:
                 program = self.programs[delta.program] = Program(delta.program, self.next_serial(), self.memory.rows)
                 if delta.cache_salt is not None:
@@ -100,6 +114,9 @@ class Graph:
                 if delta.hints.expected_len is not None:
                     program.expected_len = delta.hints.expected_len
             touched = [self._append(program, given, sink) for given in delta.branches]
+            if delta.timeout is not None:
+                ends = tuple((given.id, given.first + len(given.nodes)) for given in delta.branches)
+                self.deadlines.add(program, ends, delta.timeout, program.touched)
             return list(program.branches.values()) if delta.end else touched
 
     def _check(self, delta: GraphDelta, program: Program | None) -> None:
@@ -111,6 +128,8 @@ class Graph:
                 f"program {delta.program!r} has another cache_salt, or began without one; it is set by its first delta",
                 param="cache_salt",
             )
+        if program is None:
+            check_known(delta, self.pressure.gone)
         counts = {} if program is None else {b.id: len(b.nodes) for b in program.branches.values()}
         for given in delta.branches:
             known = given.id in counts
@@ -142,6 +161,8 @@ class Graph:
         if branch.settled:
             branch.settled = False
             program.unsettled += 1
+            self.pressure.unsettled += 1
+        program.size += size_of(given.nodes)
         branch.sinks.extend([sink] * len(given.nodes))
         branch.nodes.extend(given.nodes)
         branch.ended = branch.ended or given.end
@@ -262,6 +283,12 @@ class Graph:
     def encode(self, branch: Branch, more: tuple[tuple[str, bool], ...]) -> list[int]:
         """Ids of the branch's literal tail (and `more` after it), with BOS where a sequence begins."""
         start = branch.length == 0
+        size = sum(len(text) for text, _ in branch.tail) + sum(len(text) for text, _ in more)
+        if self.max_chars is not None and size > self.max_chars:  # it would take long to find out how many they are
+            raise RequestError(
+                f"The input ({size} characters) is longer than the model's context length ({self.context} tokens).",
+                param="text",
+            )
         ids = self.tokenizer.encode_pieces(branch.tail + more, start=start)
         bos = self.tokenizer.bos_id
         if start and self.tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
@@ -345,6 +372,9 @@ class Graph:
         if params.stop or node.stream:
             work.text = self.text.stream(params)
         branch.work = work
+        if node.timeout is not None:
+            with self._lock:
+                self.deadlines.add(branch.program, ((branch.id, branch.cursor + 1),), node.timeout, self.memory.clock())
         if node.constraint is None:
             self._queue(branch)
             return
@@ -354,7 +384,7 @@ class Graph:
             if work.marker >= 0:  # a special token is not part of any text
                 constraint = replace(constraint, after=None)
         branch.state = State.COMPILING
-        self.compile(constraint, lambda made: self.compiled(branch, work, made))
+        self.compile(constraint, _Compiled(self, branch, work))
         if branch.state is State.COMPILING and branch.row >= 0:
             self.memory.release(branch)  # others may use the row while this branch waits for its grammar
             self.memory.hold_lease(branch)
@@ -463,6 +493,7 @@ class Graph:
             if not branch.settled:
                 branch.settled = True
                 program.unsettled -= 1
+                self.pressure.settled()
             self._drop_if_over(program)
 
     def _drop_if_over(self, program: Program) -> None:
@@ -510,6 +541,7 @@ class Graph:
             branches = list(program.branches.values())
             if branch_ids is None:
                 program.ended = True
+                self.pressure.forget(program_id, reason)
         chosen = set(branches if branch_ids is None else [b for b in branches if b.id in set(branch_ids)])
         for branch in branches:  # parents come before children
             if branch.parent in chosen:
@@ -528,14 +560,19 @@ class Graph:
 
     def fail_all(self, cause: BaseException) -> None:
         """The runner broke: every waiting caller gets the cause."""
-        with self._lock:
-            programs = list(self.programs.values())
-            self.programs.clear()
-        event = error_object(EngineDeadError(f"the engine stopped: {type(cause).__name__}: {cause}"))
+        held = self._lock.acquire(timeout=1)  # a stuck thread may hold it, and this one may be the watchdog's
+        programs = list(self.programs.values())
+        self.programs.clear()
+        self.pressure.unsettled = 0
+        if held:
+            self._lock.release()
+        dead = isinstance(cause, EngineDeadError)
+        event = error_object(cause if dead else EngineDeadError(f"the engine stopped: {type(cause).__name__}: {cause}"))
         for program in programs:
-            for branch in program.branches.values():
+            for branch in list(program.branches.values()):
                 branch.state, branch.error = State.DONE, event
                 self._report(branch, event)
+                branch.sinks[:] = [_nobody] * len(branch.sinks)  # each node is answered once
 
     def expire(self, now: float) -> None:
         """End the leases of programs that have sent nothing for long, and forget those silent for very long."""
@@ -546,4 +583,36 @@ class Graph:
             for branch in program.branches.values():
                 self.memory.drop_lease(branch)
             if idle > self.lease * PROGRAM_TTL:
-                self.cancel(program.id, reason="no delta came for too long")
+                self.cancel(program.id, reason=f"no delta came for {idle:.0f} s")
+        for program in self.pressure.surplus(list(self.programs.values())):
+            self.cancel(program.id, reason="too many programs lay idle, this one longest")
+
+    def enforce_deadlines(self, now: float) -> bool:
+        """Fail what has taken longer than it may, running or waiting. True if there was any."""
+        due = self.deadlines.next
+        if due is None or due > now:
+            return False
+        with self._lock:
+            overdue = self.deadlines.take(now, self.programs)
+        for branch, seconds in overdue:
+            branch.started = True
+            self.fail(branch, DeadlineError(f"it took longer than its timeout of {seconds:g} s"), blame=False)
+        return bool(overdue)
+
+
+class _Compiled:
+    """What becomes of a grammar when it is ready."""
+
+    def __init__(self, graph: Graph, branch: Branch, work: Work) -> None:
+        self._graph, self._branch, self._work = graph, branch, work
+
+    def __call__(self, made: Grammar | Exception) -> None:
+        self._graph.compiled(self._branch, self._work, made)
+
+    def wanted(self) -> bool:
+        """Whether the branch still waits for it. From any thread."""
+        return self._branch.state is State.COMPILING and self._branch.work is self._work
+
+
+def _nobody(event: dict[str, Any]) -> None:
+    """The sink of nodes that were answered already."""

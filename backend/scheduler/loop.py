@@ -57,6 +57,7 @@ class Scheduler:
         same_step_sharing: bool = True,
         mixed_chunk: bool = True,
         clock: Clock = time.perf_counter,
+        max_queued: int | None = None,
     ) -> None:
         """clock: seconds that never go back; ageing, leases and latencies are measured with it."""
         self.clock = clock
@@ -67,8 +68,9 @@ class Scheduler:
         self.rows = Rows(max_rows, context, runner.vocab_size)
         self.memory = Memory(self.rows, self.slots, self.cache, policy, conservativeness, clock, radix=radix, seed=seed)
         self.graph = Graph(
-            self.memory, text, compile, context=context, vocab_size=runner.vocab_size, seed=seed, lease=lease
-        )
+            self.memory, text, compile, context=context, vocab_size=runner.vocab_size, seed=seed, lease=lease,
+            max_queued=max_queued,
+        )  # fmt: skip
         eos_ids = text.tokenizer.eos_ids
         self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap, clock)
         self.drafter = Drafter(self.memory, draft, getattr(runner, "step_costs", STEP_COSTS))
@@ -105,6 +107,7 @@ class Scheduler:
         if now >= self._next_expire:
             self._next_expire = now + EXPIRE_EVERY
             self.graph.expire(now)
+        self.graph.enforce_deadlines(now)
         plan = self.planner.build()
         for branch in self.planner.settled:
             self.output.settle(branch)
@@ -131,6 +134,11 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         return not self.memory.running and not self.memory.waiting
+
+    def next_wake(self, longest: float) -> float:
+        """Seconds that an idle engine may sleep: until the next deadline, at most `longest`."""
+        due = self.graph.deadlines.next
+        return longest if due is None else min(max(due - self.clock(), 0.001), longest)
 
     def flush_cache(self) -> bool:
         """Forget all cached prefixes. False (and nothing happens) while branches are running or waiting."""
@@ -168,6 +176,7 @@ class Scheduler:
             "total_slots": self.slots.total,
             **self.cache.figures(),
             "retractions": self.memory.retractions,
+            "refused": self.graph.pressure.refused,
             "tokens_computed": self.tokens_computed,
             **self.masker.figures(),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stemma.backend.messages import error_object
 from stemma.backend.server import graph, native, openai
-from stemma.backend.server.limits import RETRY_AFTER_SECONDS
+from stemma.backend.server.limits import RETRY_AFTER_SECONDS, Bodies
 from stemma.backend.server.native import json_response, native_error
 from stemma.backend.server.openai_format import openai_error
 from stemma.backend.server.service import Service
@@ -30,6 +31,7 @@ def create_app(service: Service, *, api_key: str | None = None) -> Starlette:
         middleware=[
             Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]),
             Middleware(Authentication, api_key=api_key),
+            Middleware(Bodies, limit=service.limits.max_inflight_bytes, stall=service.limits.stall_seconds),
         ],
         exception_handlers={StemmaError: _failed, HTTPException: _no_route, Exception: _failed},
     )
@@ -65,8 +67,11 @@ def _failed(request: Request, error: Exception) -> Response:
     status = error_object(error)["status"] if isinstance(error, StemmaError) else 500
     body: dict[str, Any] = openai_error(error, status) if _is_openai(request.url.path) else native_error(error)
     response = json_response(body, status)
+    if status in (429, 503):
+        pause = getattr(error, "retry_after", None) or RETRY_AFTER_SECONDS
+        response.headers["Retry-After"] = str(math.ceil(pause))
     if status == 429:
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        request.app.state.service.metrics.count("refused_requests_total")
     return response
 
 

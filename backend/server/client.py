@@ -21,7 +21,10 @@ class EngineLike(Protocol):
     def cancel(self, program: str, branches: Sequence[str] | None = None) -> None: ...
     def flush_cache(self) -> bool: ...
     def info(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Any]: ...
     def shutdown(self) -> None: ...
+
+    on_death: Callable[[str], None]
 
 
 def open_nodes(delta: GraphDelta) -> set[Address]:
@@ -77,10 +80,30 @@ class EngineClient(ABC):
     @abstractmethod
     async def info(self) -> dict[str, Any]: ...
 
+    @abstractmethod
+    async def state(self) -> dict[str, Any]:
+        """What ought to be nothing when the engine is idle, and the figures of its process."""
+
     @property
     @abstractmethod
     def problem(self) -> str | None:
-        """Why no request can be served (starting, stopping, dead), or None."""
+        """Why no request can be served (restarting, stopping, dead), or None."""
+
+    @property
+    def finishing(self) -> bool:
+        """Whether programs under way are still served though new ones are not."""
+        return False
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which a request that was refused for a `problem` may be taken."""
+        return 1.0
+
+    @property
+    def health(self) -> dict[str, Any]:
+        """status (ready, or what is wrong), problem, restarts of the engine and why it failed last."""
+        status = "failed" if self.problem else "ready"
+        return {"status": status, "problem": self.problem, "restarts": 0, "last_failure": self.problem}
 
 
 class LocalClient(EngineClient):
@@ -108,20 +131,34 @@ class LocalClient(EngineClient):
     async def info(self) -> dict[str, Any]:
         return await asyncio.to_thread(self._engine.info)
 
+    async def state(self) -> dict[str, Any]:
+        return await asyncio.to_thread(self._engine.state)
+
     @property
     def problem(self) -> str | None:
         return None
 
 
 class Inbox:
-    """Events on their way from sinks to one reader, with a tag that says where each came from."""
+    """Events on their way from sinks to one reader, with a tag that says where each came from.
 
-    def __init__(self) -> None:
+    `full` is set when more than about `limit` bytes wait: the reader is too slow. None: no limit, for a reader that
+    never waits for anything else.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.full = asyncio.Event()
+        self._limit = limit
+        self._size = 0
         self._events: list[tuple[int, Event]] = []
         self._ready = asyncio.Event()
 
     def sink(self, tag: int) -> Sink:
         def put(event: Event) -> None:
+            if self._limit is not None:
+                self._size += _size(event)
+                if self._size > self._limit:
+                    self.full.set()
             self._events.append((tag, event))
             self._ready.set()
 
@@ -132,4 +169,14 @@ class Inbox:
         await self._ready.wait()
         self._ready.clear()
         events, self._events = self._events, []
+        self._size = 0
         return events
+
+
+def _size(event: Event) -> int:
+    """About how many bytes an event holds."""
+    size = 200 + len(event.get("text") or "") + 8 * len(event.get("ids") or ())
+    for value in (event.get("meta") or {}).values():
+        if isinstance(value, list):
+            size += sum(32 + (32 * len(item) if isinstance(item, list) else 0) for item in value)
+    return size

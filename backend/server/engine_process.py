@@ -7,6 +7,7 @@ frame. The process ends when the front process says so or when its end of the so
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import os
 import signal
@@ -14,6 +15,7 @@ import socket
 import sys
 import threading
 import traceback
+from dataclasses import replace
 from typing import Any
 
 from stemma.backend.config import EngineConfig
@@ -22,14 +24,24 @@ from stemma.backend.server import ipc
 from stemma.backend.server.client import EngineLike
 from stemma.lang.errors import EngineDeadError, RequestError, StemmaError
 
+MAX_PENDING = 65_536  # events that wait to be sent; then the engine waits for the front process
+EVENTS_IN_FRAME = 512
+BLOCK = 1 << 20  # bytes of one write, about
+QUEUED_PER_ROW = 64  # max_queued_requests, unless it is given
+
 
 class Writer:
-    """Gathers messages and events from any thread and sends them in order, all that are there in one write."""
+    """Gathers messages and events from any thread and sends them in order, as many as there are in one write.
+
+    Whoever has an event waits while MAX_PENDING others do: a front process that does not read holds the engine up, and
+    not the memory.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._ready = threading.Condition()
         self._messages: list[ipc.ToFront] = []
+        self._pending = 0  # events
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="ipc-writer", daemon=True)
         self._thread.start()
@@ -37,22 +49,25 @@ class Writer:
     def send(self, message: ipc.ToFront) -> None:
         with self._ready:
             self._messages.append(message)
-            self._ready.notify()
+            self._ready.notify_all()
 
     def event(self, id: int, event: dict[str, Any]) -> None:
         with self._ready:
+            while self._pending >= MAX_PENDING and not self._closed:
+                self._ready.wait()
+            self._pending += 1
             last = self._messages[-1] if self._messages else None
-            if isinstance(last, ipc.Events):
+            if isinstance(last, ipc.Events) and len(last.events) < EVENTS_IN_FRAME:
                 last.events.append((id, event))
             else:
                 self._messages.append(ipc.Events([(id, event)]))
-                self._ready.notify()
+                self._ready.notify_all()
 
     def close(self) -> None:
         """Send what is left, then stop."""
         with self._ready:
             self._closed = True
-            self._ready.notify()
+            self._ready.notify_all()
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
@@ -64,11 +79,32 @@ class Writer:
                 if not messages and self._closed:
                     return
             try:
-                self._sock.sendall(b"".join(ipc.frame(m) for m in messages or [ipc.Heartbeat()]))
+                self._send_all(messages or [ipc.Heartbeat()])
             except OSError:
+                self._free(MAX_PENDING, closed=True)
                 return  # the front process is gone; the reader ends this process
             except Exception as error:
                 _last_words(self._sock, f"an event cannot be sent: {error}")
+
+    def _send_all(self, messages: list[ipc.ToFront]) -> None:
+        block, sent = bytearray(), 0
+        for message in messages:
+            block += ipc.frame(message)
+            sent += len(message.events) if isinstance(message, ipc.Events) else 0
+            if len(block) >= BLOCK:
+                self._sock.sendall(block)
+                self._free(sent)
+                block, sent = bytearray(), 0
+        self._sock.sendall(block)
+        self._free(sent)
+
+    def _free(self, events: int, closed: bool = False) -> None:
+        with self._ready:
+            full = self._pending >= MAX_PENDING
+            self._pending = max(self._pending - events, 0)
+            self._closed = self._closed or closed
+            if full or closed:
+                self._ready.notify_all()
 
 
 def _last_words(sock: socket.socket, message: str) -> None:
@@ -95,6 +131,7 @@ class Server:
         threading.Thread(target=self._read, name="ipc-reader", daemon=True).start()
         try:
             self._engine = build(start)
+            self._engine.on_death = self._engine_died
             self._writer.send(ipc.Ready(self._engine.info()))
         except Exception as error:
             if not isinstance(error, RequestError):
@@ -103,11 +140,16 @@ class Server:
             self._writer.close()
             return 1
         self._stop.wait()
-        self._engine.shutdown()
-        if self._cause is not None:
-            self._writer.send(ipc.Fatal(self._cause))
+        if self._cause is None:
+            self._engine.shutdown()
+            self._writer.close()
+            return 0
+        self._writer.send(ipc.Fatal(self._cause))
         self._writer.close()
-        return 0 if self._cause is None else 1
+        ending = threading.Thread(target=self._engine.shutdown, daemon=True)  # it may be stuck
+        ending.start()
+        ending.join(timeout=2)
+        return 1
 
     def _engine_died(self, cause: str) -> None:
         """The engine's thread is gone: the process has no more use. Waiting callers already have their errors."""
@@ -146,8 +188,8 @@ class Server:
             with contextlib.suppress(StemmaError):  # the program may be gone already
                 engine.cancel(message.program, message.branches)
         elif isinstance(message, ipc.Control):
-            action = engine.flush_cache if message.action == "flush" else engine.info
-            self._answer(message.id, action)
+            actions = {"flush": engine.flush_cache, "info": engine.info, "state": engine.state}
+            self._answer(message.id, actions[message.action])
 
     def _answer(self, id: int, act: Any) -> None:
         try:
@@ -163,12 +205,15 @@ class Server:
 def build(start: ipc.Start) -> EngineLike:
     """The engine that the front process asked for."""
     config = EngineConfig(**start.config)
+    if config.max_queued_requests is None:
+        config = replace(config, max_queued_requests=QUEUED_PER_ROW * config.max_running_requests)
     name = start.factory or "stemma.backend.engine:Engine"
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)(config)
 
 
 def main() -> int:
+    faulthandler.enable()  # stacks on stderr when it crashes, or is sent SIGABRT for giving no sign of life
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front process decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))

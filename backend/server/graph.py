@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import AsyncGenerator
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,7 +16,7 @@ from stemma.backend.server.client import Inbox, open_nodes
 from stemma.backend.server.limits import read_body, read_object
 from stemma.backend.server.native import json_response
 from stemma.backend.server.service import Service
-from stemma.backend.server.sse import NDJSON, Stream, line
+from stemma.backend.server.sse import NDJSON, line
 from stemma.lang.errors import RequestError
 
 
@@ -30,10 +31,18 @@ async def graph(request: Request) -> Response:
         delta = parse_delta(body)
     except (RecursionError, UnicodeDecodeError) as error:
         raise RequestError(f"malformed program graph: {error}") from None
-    inbox, unsettled = Inbox(), open_nodes(delta)
-    flight = service.enter()
+    nodes = sum(len(branch.nodes) for branch in delta.branches)
+    if nodes > service.limits.max_nodes:
+        raise RequestError(f"a delta may hold at most {service.limits.max_nodes} nodes, got {nodes}", param="branches")
+    timeout = service.limits.timeout(delta.timeout)
+    if timeout != delta.timeout:
+        delta = msgspec.structs.replace(delta, timeout=timeout)
+    inbox, unsettled = Inbox(service.limits.max_client_bytes), open_nodes(delta)
+    new = {branch.id for branch in delta.branches if branch.first == 0}
+    goes_on = any(b.first > 0 or (b.parent is not None and b.parent not in new) for b in delta.branches)
+    flight = service.enter(goes_on or not delta.branches)
     try:
-        await service.client.submit(delta, inbox.sink(0))
+        await service.submit(delta, inbox.sink(0))
     except BaseException:
         flight.__exit__(None, None, None)
         raise
@@ -61,7 +70,7 @@ async def graph(request: Request) -> Response:
         if unsettled:
             service.client.cancel(delta.program)
 
-    return Stream(events(), NDJSON, close)
+    return service.stream(events(), NDJSON, close, inbox)
 
 
 async def cancel(request: Request) -> Response:

@@ -36,7 +36,7 @@ class Cancel(msgspec.Struct, tag=True):
 
 class Control(msgspec.Struct, tag=True):
     id: int
-    action: str  # flush, info, shutdown
+    action: str  # flush, info, state, shutdown
 
 
 class Ready(msgspec.Struct, tag=True):

@@ -14,10 +14,12 @@ from starlette.routing import Route
 
 from stemma import __version__
 from stemma.backend.messages import IdsNode, error_object
+from stemma.backend.observe.metrics import MEDIA_TYPE
+from stemma.backend.observe.process import figures as process_figures
 from stemma.backend.requests import GenerateRequest, Item
 from stemma.backend.server.limits import read_object
 from stemma.backend.server.service import Run, Service
-from stemma.backend.server.sse import DONE, SSE, Stream, sse, unless_disconnected
+from stemma.backend.server.sse import DONE, SSE, sse, unless_disconnected
 from stemma.lang.errors import EndpointError, RequestError, StemmaError
 from stemma.lang.params import SamplingParams
 
@@ -45,7 +47,7 @@ async def generate(request: Request) -> Response:
         await service.need_tokenizer()
     if parsed.stream:
         run = await service.start(parsed)
-        return Stream(_generate_events(run), SSE, run.close)
+        return service.stream(_generate_events(run), SSE, run.close, run.inbox)
     collector = await unless_disconnected(request.receive, service.complete(parsed))
     return Response() if collector is None else json_response(collector.result())
 
@@ -62,19 +64,61 @@ async def _generate_events(run: Run) -> AsyncGenerator[bytes, None]:
 
 async def health(request: Request) -> Response:
     service: Service = request.app.state.service
-    return Response(status_code=503 if service.client.problem else 200)
+    return json_response(service.client.health, 503 if service.client.problem else 200)
 
 
 async def health_generate(request: Request) -> Response:
     """One token from the model itself."""
     service: Service = request.app.state.service
     params = SamplingParams(max_new_tokens=1, temperature=0.0, ignore_eos=True)
-    probe = GenerateRequest((Item(f"health-{time.monotonic_ns()}", (IdsNode([0]),), params),))
+    probe = GenerateRequest((Item(f"health-{time.monotonic_ns()}", (IdsNode([0]),), params),), log_metrics=False)
     try:
         await asyncio.wait_for(service.complete(probe), HEALTH_SECONDS)
     except (StemmaError, TimeoutError):
         return Response(status_code=503)
     return Response()
+
+
+async def metrics(request: Request) -> Response:
+    """For Prometheus. Answers also while there is no engine; its own figures are missing then."""
+    service: Service = request.app.state.service
+    health = service.client.health
+    gauges: dict[str, float] = {"engine_up": 0, "num_inflight_reqs": service.flight.count}
+    counters: dict[str, float] = {"engine_restarts_total": health["restarts"]}
+    try:
+        info = await service.client.info()
+    except StemmaError:
+        info = {}
+    if info:
+        total, free, cached = (info.get(n, 0) for n in ("total_slots", "free_slots", "evictable_slots"))
+        used = total - free - cached
+        counted = service.metrics.counters
+        gauges |= {
+            "engine_up": 1,
+            "num_running_reqs": info.get("running", 0),
+            "num_queue_reqs": info.get("waiting", 0),
+            "num_programs": info.get("programs", 0),
+            "num_used_tokens": used,
+            "token_usage": used / total if total else 0.0,
+            "cached_slots": info.get("cached_slots", 0),
+            "cache_hit_rate": counted["cached_tokens_total"] / max(counted["prompt_tokens_total"], 1),
+            "gen_throughput": service.throughput(counted["generation_tokens_total"]),
+        }
+        counters["computed_tokens_total"] = info.get("tokens_computed", 0)
+    return PlainTextResponse(service.metrics.render(gauges, counters), media_type=MEDIA_TYPE)
+
+
+async def debug_state(request: Request) -> Response:
+    """What a leak would show in: counts that ought to be nothing when idle, and figures of both processes."""
+    service: Service = request.app.state.service
+    front = {
+        "inflight": service.flight.count,
+        "running": len(service.running),
+        "graphs": len(service.graphs),
+        "tasks": len(asyncio.all_tasks()),
+        **process_figures(),
+    }
+    return json_response({"front": front, "engine": await service.client.state(), **service.client.health})
 
 
 async def model_info(request: Request) -> Response:
@@ -92,7 +136,7 @@ async def server_info(request: Request) -> Response:
     return json_response(
         {
             "use_mla_backend": False,
-            "last_gen_throughput": 0.0,
+            "last_gen_throughput": service.throughput(service.metrics.counters["generation_tokens_total"]),
             **service.settings,
             **info,
             "status": "ready",
@@ -144,7 +188,7 @@ UNSUPPORTED = (
     "/release_memory_occupation", "/resume_memory_occupation", "/load_lora_adapter", "/unload_lora_adapter",
     "/start_profile", "/stop_profile", "/start_expert_distribution_record", "/stop_expert_distribution_record",
     "/dump_expert_distribution_record", "/parse_function_call", "/separate_reasoning", "/open_session",
-    "/close_session", "/v1/embeddings", "/v1/files", "/v1/batches", "/metrics",
+    "/close_session", "/v1/embeddings", "/v1/files", "/v1/batches",
 )  # fmt: skip
 
 routes = [
@@ -153,6 +197,8 @@ routes = [
     Route("/ready", health),
     Route("/ping", health),
     Route("/health_generate", health_generate),
+    Route("/metrics", metrics),
+    Route("/debug/state", debug_state),
     Route("/get_model_info", model_info),
     Route("/model_info", model_info),
     Route("/get_server_info", server_info),

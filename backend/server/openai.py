@@ -22,7 +22,7 @@ from stemma.backend.server.openai_format import (
     usage,
 )
 from stemma.backend.server.service import Run, Service
-from stemma.backend.server.sse import DONE, SSE, Stream, sse, unless_disconnected
+from stemma.backend.server.sse import DONE, SSE, sse, unless_disconnected
 from stemma.lang.errors import RequestError, StemmaError
 
 
@@ -99,7 +99,7 @@ async def _answer(request: Request, call: Call, style: Style) -> Response:
     cache_report = bool(service.settings.get("enable_cache_report"))
     if call.request.stream:
         run = await service.start(call.request)
-        return Stream(_chunks(run, call, style, form, head, cache_report), SSE, run.close)
+        return service.stream(_chunks(run, call, style, form, head, cache_report), SSE, run.close, run.inbox)
     collector = await unless_disconnected(request.receive, service.complete(call.request))
     if collector is None:
         return Response()

@@ -18,6 +18,7 @@ from stemma.backend.requests import (
     check_priority,
     parse_constraint,
     parse_sampling,
+    parse_timeout,
     refuse_unsupported,
 )
 from stemma.lang.errors import RequestError
@@ -159,7 +160,14 @@ def _call(
         Item(rid if len(prompts) == 1 else f"{rid}-{i}", nodes, params, constraint, logprobs, salt, priority=priority)
         for i, nodes in enumerate(prompts)
     )
-    request = GenerateRequest(items, n, stream, as_list or n > 1)
+    request = GenerateRequest(
+        items,
+        n,
+        stream,
+        as_list or n > 1,
+        timeout=parse_timeout(body.get("timeout")),
+        log_metrics=check_flag("log_metrics", body.get("log_metrics"), True),
+    )
     return Call(request, model, include_usage, top is not None, top or 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import signal
 import socket
@@ -21,6 +22,7 @@ from stemma.backend.server.client import EngineClient, Sink, Submission
 from stemma.lang.errors import EngineDeadError, RequestError
 
 SILENCE_SECONDS = 60.0  # without a heartbeat the engine process counts as stuck
+KILL_AFTER = 30.0  # and as many seconds longer than its own watchdog waits, it is ended
 EXIT_SECONDS = 10.0  # how long it may take to end after it was asked
 
 
@@ -31,6 +33,7 @@ class RemoteClient(EngineClient):
         self.process = process
         self.death: str | None = None  # why the engine is gone
         self.stopping = False
+        self._silent: str | None = None  # that it was ended for giving no sign of life
         self.on_death: Callable[[], None] = lambda: None
         self._writer = writer
         self._ids = itertools.count(1)
@@ -38,6 +41,7 @@ class RemoteClient(EngineClient):
         self._submissions: dict[int, Submission] = {}
         self._heard = time.monotonic()
         self._reading: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @classmethod
     async def start(cls, config: EngineConfig, factory: str | None = None) -> tuple[RemoteClient, dict[str, Any]]:
@@ -54,11 +58,15 @@ class RemoteClient(EngineClient):
         theirs.close()
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         client = cls(process, writer)
+        patience = config.watchdog_timeout + KILL_AFTER if config.watchdog_timeout else None
         try:
             writer.write(ipc.frame(ipc.Start(asdict(config), factory)))
-            first = await ipc.read_to_front(reader)
+            first = await asyncio.wait_for(ipc.read_to_front(reader), patience)
             while isinstance(first, ipc.Heartbeat):
-                first = await ipc.read_to_front(reader)
+                first = await asyncio.wait_for(ipc.read_to_front(reader), patience)
+        except TimeoutError:
+            client._kill()
+            raise EngineDeadError(f"the engine process was silent for {patience:g} s while starting") from None
         except (EOFError, OSError):
             await client._wait_exit()
             raise EngineDeadError(f"the engine process ended while starting: {client._exit_cause()}") from None
@@ -68,7 +76,10 @@ class RemoteClient(EngineClient):
         if not isinstance(first, ipc.Ready):
             await client._wait_exit()
             raise EngineDeadError(first.message if isinstance(first, ipc.Fatal) else f"unexpected {first!r}")
+        client._heard = time.monotonic()
         client._reading = asyncio.create_task(client._read(reader))
+        if patience is not None:
+            client._watching = asyncio.create_task(client._watch(patience))
         return client, first.info
 
     # EngineClient
@@ -105,6 +116,9 @@ class RemoteClient(EngineClient):
     async def info(self) -> dict[str, Any]:
         return await self._ask(ipc.Control(next(self._ids), "info"))
 
+    async def state(self) -> dict[str, Any]:
+        return await self._ask(ipc.Control(next(self._ids), "state"))
+
     # The socket
 
     def _send(self, message: ipc.ToEngine) -> None:
@@ -139,8 +153,26 @@ class RemoteClient(EngineClient):
                     words = message.message
         except (EOFError, OSError):
             pass
-        await self._wait_exit()
+        if not await self._wait_exit():
+            self._kill()
+        self._writer.close()
         self._fail(words)
+
+    async def _watch(self, patience: float) -> None:
+        """End an engine process that gives no sign of life, whose own watchdog cannot run either. It says where its
+        threads are when it gets SIGABRT."""
+        while self.death is None and time.monotonic() - self._heard <= patience:
+            await asyncio.sleep(min(patience / 8, 5.0))
+        if self.death is None and not self.stopping:
+            self._silent = f"the engine process was silent for {patience:g} s and was ended"
+            self.process.send_signal(signal.SIGABRT)
+            await asyncio.sleep(2.0)
+            self._kill()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
 
     def _deliver(self, events: list[tuple[int, dict[str, Any]]]) -> None:
         for id, event in events:
@@ -161,7 +193,9 @@ class RemoteClient(EngineClient):
 
     def _fail(self, words: str | None) -> None:
         """Everyone who waits gets the cause."""
-        cause = words or f"the engine died: {self._exit_cause()}"
+        if self._watching is not None:
+            self._watching.cancel()
+        cause = words or self._silent or f"the engine died: {self._exit_cause()}"
         self.death = "the server is shutting down" if self.stopping else cause
         error = EngineDeadError(self.death)
         for answer in self._answers.values():
@@ -184,6 +218,8 @@ class RemoteClient(EngineClient):
     async def stop(self) -> None:
         """End the engine process, by force if it does not go."""
         self.stopping = True
+        if self._watching is not None:
+            self._watching.cancel()
         self._send(ipc.Control(0, "shutdown"))
         if not await self._wait_exit():
             self.process.kill()

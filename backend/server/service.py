@@ -8,10 +8,12 @@ from collections.abc import AsyncGenerator, Callable
 from functools import cached_property
 from typing import Any
 
-from stemma.backend.messages import ANSWERS
+from stemma.backend.messages import ANSWERS, GraphDelta
+from stemma.backend.observe.metrics import Metrics
 from stemma.backend.requests import Collector, GenerateRequest
-from stemma.backend.server.client import EngineClient, Inbox, open_nodes
+from stemma.backend.server.client import EngineClient, Event, Inbox, Sink, open_nodes
 from stemma.backend.server.limits import Flight, Limits
+from stemma.backend.server.sse import Stream
 from stemma.backend.text import Tokenizer
 from stemma.lang.errors import EndpointError, RequestError
 
@@ -22,7 +24,7 @@ class Run:
     def __init__(self, service: Service, request: GenerateRequest) -> None:
         self.request = request
         self._service = service
-        self._inbox = Inbox()
+        self.inbox = Inbox(service.limits.max_client_bytes if request.stream else None)
         texts = service.token_text if request.return_text_in_logprobs else None
         self.collector = Collector(request, texts)
         self._deltas = request.deltas()
@@ -37,7 +39,10 @@ class Run:
 
     async def submit(self) -> None:
         """Hand everything to the engine. If it refuses a part, the rest is taken back."""
-        submits = [self._service.client.submit(delta, self._inbox.sink(i)) for i, delta in enumerate(self._deltas)]
+        submits = [
+            self._service.submit(delta, self.inbox.sink(i), self.request.log_metrics)
+            for i, delta in enumerate(self._deltas)
+        ]
         results = await asyncio.gather(*submits, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
@@ -47,7 +52,7 @@ class Run:
         """The flat indexes of the results that changed, until all are finished or one has failed."""
         while not self.collector.done and self.collector.error is None:
             changed: set[int] = set()
-            for item, event in await self._inbox.take():
+            for item, event in await self.inbox.take():
                 if event["event"] in ANSWERS:
                     self._open[item].discard((event["branch"], event["node"]))
                 index = self.collector.feed(item, event)
@@ -92,21 +97,32 @@ class Service:
         self.flight = Flight(self.limits.max_inflight)
         self.running: dict[str, str] = {}  # rid → program
         self.graphs: dict[str, int] = {}  # program → open streams
+        self.metrics = Metrics(self.settings.get("metrics_prefix") or "stemma_", info.get("served_model_name") or "")
         self._load_tokenizer = load_tokenizer
+        self._looked = time.monotonic(), 0, 0.0
 
-    def enter(self) -> Any:
-        """Check that a request can be served and count it; leave with `__exit__`."""
+    def enter(self, goes_on: bool = False) -> Any:
+        """Check that a request can be served and count it; leave with `__exit__`. `goes_on`: it is the next delta of a
+        program, which is served while others finish before the end."""
         problem = self.client.problem
-        if problem:
-            raise EndpointError(problem, status=503)
+        if problem and not (goes_on and self.client.finishing):
+            raise EndpointError(problem, status=503, retry_after=self.client.retry_after)
         flight = self.flight.enter()
         flight.__enter__()
         return flight
 
+    async def submit(self, delta: GraphDelta, sink: Sink, log_metrics: bool = True) -> None:
+        """To the engine, with its events on their way back counted."""
+
+        def counted(event: Event) -> None:
+            self.metrics.observe(event)
+            sink(event)
+
+        await self.client.submit(delta, counted if log_metrics else sink)
+
     async def start(self, request: GenerateRequest) -> Run:
         """Submit a request. The caller must `close` the run."""
-        self.limits.check(request)
-        run = Run(self, request)
+        run = Run(self, self.limits.check(request))
         try:
             await run.submit()
         except BaseException:
@@ -126,6 +142,16 @@ class Service:
             raise run.collector.error
         return run.collector
 
+    def stream(
+        self, chunks: AsyncGenerator[bytes, None], media_type: str, close: Callable[[], None], inbox: Inbox
+    ) -> Stream:
+        """A response that streams what comes into the inbox, and gives a slow client up."""
+
+        def slow() -> None:
+            self.metrics.count("slow_clients_total")
+
+        return Stream(chunks, media_type, close, full=inbox.full, stall=self.limits.stall_seconds, slow=slow)
+
     def abort(self, rid: str | None) -> None:
         """Cancel one request, or with None everything that runs. Unknown ids are ignored."""
         if rid is not None:
@@ -134,6 +160,15 @@ class Service:
             programs = [*self.running.values(), *self.graphs]
         for program in programs:
             self.client.cancel(program)
+
+    def throughput(self, generated: int) -> float:
+        """Generated tokens per second since a look at least a second before."""
+        now = time.monotonic()
+        then, tokens, rate = self._looked
+        if now - then >= 1.0:
+            rate = (generated - tokens) / (now - then)
+            self._looked = now, generated, rate
+        return rate
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -13,7 +13,8 @@ ANSWERED = (*FILLED, *ROLES)  # nodes that an event must speak of
 _BRANCH_FIELDS = {"id", "parent", "at", "first", "nodes", "end"}
 _DELTA_FIELDS = {"program", "branches", "end", "hints", "tokens"}  # services do not tell tokens; graph servers do
 NODE_FIELDS = {
-    "gen": {"kind", "params", "constraint", "logprobs", "stream", "name", "where"},
+    # the interpreter minds a gen's `timeout` itself; engines do so too
+    "gen": {"kind", "params", "constraint", "logprobs", "stream", "timeout", "name", "where"},
     "select": {"kind", "choices", "method", "temperature", "seed", "name", "where"},
 }
 _NODE_TEXTS = {"text": ("text",), "role_begin": ("role",), "role_end": ("role",), "image": ("data", "mime")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import re
@@ -90,15 +91,17 @@ class Runtime:
         self.shutdown()
 
     def shutdown(self) -> None:
-        """Stop the server: it finishes what is running, or is killed after some seconds. Twice is fine."""
+        """Stop the server: it finishes what is running, or is told again after some seconds. Twice is fine."""
         atexit.unregister(self.shutdown)
         if endpoint := getattr(self, "endpoint", None):
             endpoint.close()
         if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
+            for _ in range(2):  # the second time it does not wait for what runs
+                self._process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(STOP_SECONDS)
+                    break
+            else:
                 os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
         self._listener.join(STOP_SECONDS)

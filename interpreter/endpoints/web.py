@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from stemma.interpreter.endpoints.retry import Failed, of_status, retry_after
-from stemma.lang.errors import EndpointError, RequestError
+from stemma.interpreter.wire import error_from_wire
+from stemma.lang.errors import EndpointError, RequestError, StemmaError
 
 if TYPE_CHECKING:
     import requests
@@ -68,7 +69,7 @@ def new_session(headers: dict[str, str], pool: int, verify: bool | str | None) -
     return session
 
 
-def http_error(response: requests.Response, what: str) -> EndpointError | RequestError:
+def http_error(response: requests.Response, what: str) -> StemmaError:
     """The server's own error if the body holds one, else the status and the beginning of the body."""
     try:
         body = response.json()
@@ -76,6 +77,8 @@ def http_error(response: requests.Response, what: str) -> EndpointError | Reques
         body = None
     found = body.get("error", body) if isinstance(body, dict) else None
     message = found.get("message") if isinstance(found, dict) else found if isinstance(found, str) else None
+    if isinstance(found, dict) and found.get("type") in ("EngineDeadError", "DeadlineError") and message:
+        return error_from_wire({**found, "message": f"{what}: {message}"})
     text = f"{what} answered {response.status_code}: {message or response.text[:200] or response.reason}"
     if isinstance(found, dict) and message and response.status_code in (400, 422):
         return RequestError(text, param=found.get("param"), status=response.status_code)

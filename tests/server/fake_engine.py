@@ -2,7 +2,7 @@
 
 `echo <words>` generates the words after it, one token each; `hang` runs until it is cancelled; `refuse` is refused at
 once; `boom` fails with an error event; `slow` waits a little before each token; `stopped` is an engine whose thread has
-ended; `die` ends the process.
+ended; `die` ends the process; `flood` streams many megabytes as fast as it can.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from stemma.backend.messages import (
@@ -35,6 +36,11 @@ class FakeEngine:
             raise RequestError("the weights of 'unloadable' are missing", param="model_path")
         if getattr(config, "served_model_name", None) == "slow-to-load":
             time.sleep(20)
+        if getattr(config, "served_model_name", None) == "slow-second-load":
+            mark = Path(os.environ["STEMMA_TEST_MARK"])
+            if mark.exists():
+                time.sleep(20)
+            mark.touch()
         self.config = config
         self.deltas: list[GraphDelta] = []
         self.cancelled: list[tuple[str, Any]] = []
@@ -46,6 +52,8 @@ class FakeEngine:
         texts = [n.text for b in delta.branches for n in b.nodes if isinstance(n, TextNode)]
         if any(t.startswith("refuse") for t in texts):
             raise RequestError("the engine refuses this", param="text")
+        if any(t.startswith("must be known") for t in texts) and delta.program not in self._stops:
+            raise RequestError(f"the program {delta.program!r} is not known", param="program", status=404)
         for branch in delta.branches:
             for node in branch.nodes:
                 if isinstance(node, GenNode):
@@ -71,6 +79,12 @@ class FakeEngine:
             "architectures": ["Fake"], "context_length": 128, "vocab_size": 256, "max_total_num_tokens": 100,
             "running": 0, "waiting": 0,
         }  # fmt: skip
+
+    def state(self) -> dict[str, Any]:
+        return {"error": None, "programs": 0}
+
+    def on_death(self, cause: str) -> None:
+        pass
 
     def shutdown(self) -> None:
         for stop in self._stops.values():
@@ -110,6 +124,12 @@ class FakeEngine:
             return ""
         if "boom" in prompt:
             emit("error", error=error_object(RequestError("the prompt is too long", param="text")))
+            return ""
+        if "flood" in prompt:
+            while not stop.is_set():
+                emit("delta", text="x" * 10_000, ids=[1], meta={})
+                time.sleep(0.001)
+            emit("error", error=error_object(CancelledError("the program was cancelled")))
             return ""
         params = SamplingParams.from_dict(node.params)
         words = prompt.partition("echo ")[2].split() or ["ok"]

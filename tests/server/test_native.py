@@ -185,9 +185,10 @@ def test_cors(site):
 
 
 def test_health_turns_503_when_the_engine_has_a_problem(site, monkeypatch):
-    assert (site.get("/health").status_code, site.get("/health").content) == (200, b"")
+    assert (site.get("/health").status_code, site.get("/health").json()["status"]) == (200, "ready")
     monkeypatch.setattr(type(site.client), "problem", "the engine died: out of memory")
-    assert (site.get("/health").status_code, site.get("/health").content) == (503, b"")
+    assert (site.get("/health").status_code, site.get("/health").json()["status"]) == (503, "failed")
+    assert "out of memory" in site.get("/health").json()["problem"]
     response = site.post("/generate", {"text": "a"})
     assert response.status_code == 503 and "out of memory" in message(response)
 

@@ -9,86 +9,24 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
-HERE = Path(__file__).parent
-TIMEOUT = 30
-
-
-class Running:
-    """A `stemma serve` process that has said it is ready."""
-
-    def __init__(self, *options: str, expect_ready: bool = True) -> None:
-        environment = dict(os.environ, PYTHONPATH=str(HERE))
-        command = [sys.executable, "-m", "stemma.backend.server.launch", "--engine-factory", "fake_engine:FakeEngine"]
-        self.process = subprocess.Popen(
-            [*command, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        self.url = ""
-        if expect_ready:
-            assert self.process.stdout is not None
-            self.ready = self.process.stdout.readline()
-            assert self.ready.startswith("Stemma ready on http://"), self.end()
-            self.url = self.ready.split()[3]
-
-    @property
-    def engine_pid(self) -> int:
-        pid = self.process.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
-
-    def end(self) -> tuple[int, str]:
-        """Exit status and stderr."""
-        _, stderr = self.process.communicate(timeout=TIMEOUT)
-        return self.process.returncode, stderr
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-
-
-def gone(pid: int) -> bool:
-    deadline = time.monotonic() + 10
-    while alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return not alive(pid)
-
-
-@contextlib.contextmanager
-def serving(*options: str) -> Iterator[Running]:
-    running = Running("--port", "0", *options)
-    try:
-        yield running
-    finally:
-        if running.process.poll() is None:
-            running.process.kill()
-        running.process.communicate()
-
-
-def post_in_background(url: str, body: object) -> tuple[threading.Thread, list[httpx.Response]]:
-    got: list[httpx.Response] = []
-    thread = threading.Thread(target=lambda: got.append(httpx.post(url, json=body, timeout=TIMEOUT)))
-    thread.start()
-    return thread, got
-
-
-def wait_for_request(running: Running, count: int = 1) -> None:
-    deadline = time.monotonic() + 10
-    while httpx.get(running.url + "/get_server_info").json()["inflight_requests"] < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+from tests.server.processes import (
+    TIMEOUT,
+    Running,
+    gone,
+    post_in_background,
+    serving,
+    wait_for_request,
+    wait_until,
+)
 
 
 def test_serves_and_ends_in_order_on_sigterm():
-    with serving("--served-model-name", "mine", "--api-key", "k") as running:
+    with serving("--served-model-name", "mine", "--api-key", "k", "--drain-timeout", "0.2") as running:
         headers = {"Authorization": "Bearer k"}
         assert running.ready.rstrip().endswith("(model mine)")
         engine = running.engine_pid
@@ -116,12 +54,13 @@ def test_serves_and_ends_in_order_on_sigterm():
                 running.process.send_signal(signal.SIGTERM)
                 body = response.read().decode()
         assert "the server is shutting down" in body and body.endswith("data: [DONE]\n\n")
-        assert running.end() == (0, "")
+        code, stderr = running.end()
+        assert code == 0 and "finishing 1 request, at most 0.2 s" in stderr
         assert gone(engine)
 
 
 def test_a_killed_engine_is_reported_to_everyone_who_waits():
-    with serving() as running:
+    with serving("--max-engine-restarts", "0") as running:
         plain, answers = post_in_background(running.url + "/generate", {"text": "hang"})
         streamed, events = post_in_background(
             running.url + "/v1/completions", {"model": "m", "prompt": "hang", "stream": True}
@@ -142,7 +81,7 @@ def test_a_killed_engine_is_reported_to_everyone_who_waits():
 
 
 def test_an_engine_that_exits_by_itself_is_reported_with_its_status():
-    with serving() as running:
+    with serving("--max-engine-restarts", "0") as running:
         response = httpx.post(running.url + "/generate", json={"text": "die"}, timeout=TIMEOUT)
         assert response.status_code == 500 and "exited with status 7" in response.text
         with contextlib.suppress(httpx.TransportError):  # it may have ended already
@@ -151,7 +90,7 @@ def test_an_engine_that_exits_by_itself_is_reported_with_its_status():
 
 
 def test_an_engine_whose_thread_stopped_ends_the_server_with_the_cause():
-    with serving() as running:
+    with serving("--max-engine-restarts", "0") as running:
         response = httpx.post(running.url + "/generate", json={"text": "stopped"}, timeout=TIMEOUT)
         assert response.status_code == 500 and response.json()["error"]["type"] == "EngineDeadError"
         assert running.end() == (1, "stemma serve: the engine stopped: KeyError: 5\n")
@@ -170,8 +109,10 @@ def test_ctrl_c_ends_in_order_too():
         plain, answers = post_in_background(running.url + "/generate", {"text": "hang"})
         wait_for_request(running)
         running.process.send_signal(signal.SIGINT)
+        wait_until(lambda: httpx.get(running.url + "/health").status_code == 503)
+        running.process.send_signal(signal.SIGINT)  # once more: at once
         plain.join(TIMEOUT)
-        assert running.end() == (0, "") and gone(engine)
+        assert running.end()[0] == 0 and gone(engine)
         assert answers[0].status_code == 500 and "shutting down" in answers[0].text
 
 
