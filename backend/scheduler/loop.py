@@ -88,12 +88,12 @@ class Scheduler:
         if now >= self._next_expire:
             self._next_expire = now + EXPIRE_EVERY
             self.graph.expire(now)
+        if now >= self._next_check and self.idle:
+            self._check_when_idle(now)
         plan = self.planner.build()
         for branch in self.planner.settled:
             self.output.settle(branch)
         if plan is None:
-            if now >= self._next_check and self.idle:
-                self._check_when_idle(now)
             return bool(self.planner.settled)
         self.tokens_computed += len(plan.ids)
         began = time.perf_counter()
