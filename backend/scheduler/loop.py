@@ -108,12 +108,12 @@ class Scheduler:
             self._next_expire = now + EXPIRE_EVERY
             self.graph.expire(now)
         self.graph.enforce_deadlines(now)
+        if now >= self._next_check and self.idle:
+            self._check_when_idle(now)
         plan = self.planner.build()
         for branch in self.planner.settled:
             self.output.settle(branch)
         if plan is None:
-            if now >= self._next_check and self.idle:
-                self._check_when_idle(now)
             return bool(self.planner.settled)
         self.tokens_computed += len(plan.ids)
         began = self.clock()
