@@ -32,7 +32,21 @@ class EngineConfig:
     context_length: int | None = _opt(None, "longest sequence in tokens; default: the model's")
     max_running_requests: int = _opt(256, "most branches in one step")
     max_total_tokens: int | None = _opt(None, "KV slots; default: what fits in memory, at least one full context")
-    chunked_prefill_size: int = _opt(2048, "most prompt tokens computed in one step")
+    mem_fraction_static: float | None = _opt(
+        None,
+        "share of the free memory for weights and KV pool, where max_total_tokens is not given; default on CPU: a "
+        "quarter of what is free beside the weights, at most 1 GiB, for the pool",
+    )
+    chunked_prefill_size: int = _opt(2048, "most prompt tokens computed in one step; -1: prompts are not cut")
+    max_prefill_tokens: int = _opt(
+        16384, "most prompt tokens of the requests that one step admits, cached ones aside; a longer one comes alone"
+    )
+    disable_same_step_sharing: bool = _opt(
+        False, "requests wait for a prefix that another one computes in this step, instead of using it at once"
+    )
+    disable_mixed_chunk: bool = _opt(
+        False, "no decoding in steps that compute prompts: prompts first, running requests wait"
+    )
     schedule_policy: str = _opt(
         "program",
         "order of the waiting queue: finish programs; longest cached prefix; first come; depth-first in the prefix "
@@ -74,7 +88,7 @@ class EngineConfig:
             "context_length",
             "max_running_requests",
             "max_total_tokens",
-            "chunked_prefill_size",
+            "max_prefill_tokens",
             "num_threads",
         ):
             value = getattr(self, name)
@@ -90,6 +104,20 @@ class EngineConfig:
             )
         if self.lease_seconds <= 0:
             raise RequestError(f"lease_seconds must be > 0, got {self.lease_seconds!r}", param="lease_seconds")
+        chunk = self.chunked_prefill_size
+        if isinstance(chunk, bool) or not isinstance(chunk, int) or (chunk < 1 and chunk != -1):
+            raise RequestError(
+                f"chunked_prefill_size must be an integer >= 1, or -1 for no cutting, got {chunk!r}",
+                param="chunked_prefill_size",
+            )
+        share = self.mem_fraction_static
+        if share is not None and (
+            isinstance(share, bool) or not isinstance(share, (int, float)) or not 0.0 < share < 1.0
+        ):
+            raise RequestError(
+                f"mem_fraction_static must be between 0 and 1, both excluded, got {share!r}",
+                param="mem_fraction_static",
+            )
         given = self.schedule_conservativeness
         if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0.0 <= given < math.inf:
             raise RequestError(

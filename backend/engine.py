@@ -79,6 +79,7 @@ class Engine:
             max_running_requests=config.max_running_requests,
             seed=config.random_seed,
             num_threads=config.num_threads,
+            mem_fraction_static=config.mem_fraction_static,
         )
         self.tokenizer = Tokenizer.load(config.model_dir)
         self.chat = ChatTemplate.load(config.model_dir, self.tokenizer)
@@ -95,7 +96,9 @@ class Engine:
             self._compile,
             context=self.runner.context_length,
             max_rows=config.max_running_requests,
-            chunk=config.chunked_prefill_size,
+            chunk=config.chunked_prefill_size
+            if config.chunked_prefill_size > 0
+            else max(self.runner.context_length, config.max_prefill_tokens),
             policy=config.schedule_policy,
             conservativeness=config.schedule_conservativeness,
             radix=not config.disable_radix_cache,
@@ -104,6 +107,9 @@ class Engine:
             draft=config.draft,
             seed=config.random_seed,
             lease=config.lease_seconds,
+            max_prefill=config.max_prefill_tokens,
+            same_step_sharing=not config.disable_same_step_sharing,
+            mixed_chunk=not config.disable_mixed_chunk,
         )
         self._inbox: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
         self._gate = threading.Lock()

@@ -15,6 +15,16 @@ def check_node(endpoint: Endpoint, node: Node) -> None:
             raise RequestError(f"{node} at {node.where}: {name} does not take it; {hint}", param=capability)
 
 
+def check_priority(endpoint: Endpoint, priority: int | None) -> None:
+    """Raise `RequestError` for a run with a priority on an endpoint that has no queue of ours."""
+    if priority is not None and "priority" not in endpoint.capabilities:
+        raise RequestError(
+            f"priority={priority}: {type(endpoint).__name__} does not decide which request goes first; leave it out, "
+            "or run on an engine of this library",
+            param="priority",
+        )
+
+
 def _needs(node: Node) -> tuple[tuple[str, str], ...]:
     """The capabilities that a node needs, and what to do without each."""
     if isinstance(node, Image) and node.url:

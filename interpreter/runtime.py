@@ -23,7 +23,7 @@ from typing import Any
 
 from stemma.interpreter import timers
 from stemma.interpreter.budget import Budget
-from stemma.interpreter.capabilities import check_node
+from stemma.interpreter.capabilities import check_node, check_priority
 from stemma.interpreter.endpoints.base import Endpoint
 from stemma.interpreter.events import EventLog
 from stemma.interpreter.graph import GraphBranch, GraphNode, ProgramGraph
@@ -75,12 +75,7 @@ class Run:
     def __init__(
         self, endpoint: Endpoint, options: RunOptions, *, timeout: float | None = None, budget: Budget | None = None
     ) -> None:
-        if options.priority is not None and "priority" not in endpoint.capabilities:
-            raise RequestError(
-                f"priority={options.priority}: {type(endpoint).__name__} does not decide which request goes first; "
-                "leave it out, or run on an engine of this library",
-                param="priority",
-            )
+        check_priority(endpoint, options.priority)
         self.endpoint = endpoint
         self.options = options
         self.budget = budget
@@ -197,10 +192,8 @@ class Run:
                     self.wake()
             if delta is None:
                 return
-            if self.options.num_api_spec_tokens is not None and "speculation" in self.endpoint.capabilities:
-                delta["hints"] = {"num_api_spec_tokens": self.options.num_api_spec_tokens}
-            if self.options.priority is not None:
-                delta["hints"] = {"priority": self.options.priority}
+            if hints := self.options.hints(self.endpoint.capabilities):
+                delta["hints"] = hints
             try:
                 self.endpoint.submit(delta, self.on_event)
             except Exception as error:

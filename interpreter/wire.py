@@ -59,6 +59,15 @@ class RunOptions:
                 raise RequestError(f"{name} must be true or false, got {value!r}", param=name)
         return dataclasses.replace(self, **said)
 
+    def hints(self, capabilities: frozenset[str]) -> dict[str, Any]:
+        """What a delta tells the endpoint of the program as a whole."""
+        said: dict[str, Any] = {}
+        if self.num_api_spec_tokens is not None and "speculation" in capabilities:
+            said["num_api_spec_tokens"] = self.num_api_spec_tokens
+        if self.priority is not None:
+            said["priority"] = self.priority
+        return said
+
     @classmethod
     def of(cls, given: Mapping[str, Any], *, stream: bool = False, base: RunOptions | None = None) -> RunOptions:
         """From `run`'s keyword arguments, on top of `base`. Raises `RequestError` naming the argument."""

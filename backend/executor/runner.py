@@ -105,13 +105,16 @@ class ModelRunner:
         num_threads: int | None = None,
         kernels: str | None = None,
         fused: bool = True,
+        mem_fraction_static: float | None = None,
     ) -> None:
         """Loads the model.
 
         max_total_tokens: KV slots, slot 0 excluded; None is what memory allows. num_threads: None is the physical
         cores; products of small matrices are bound by the caches' bandwidth, which one core cannot use up. kernels:
         forces one kind of kernels ('reference', 'sdpa', 'cpu'; see `stemma.kernels.dispatch`). fused: whether steps of
-        a few tokens may use the fused decoder.
+        a few tokens may use the fused decoder. mem_fraction_static: share of the memory that is free without the
+        weights which weights and KV pool take together; None is a quarter of what is free beside the weights for the
+        pool, and at most 1 GiB.
         """
         if device not in ("auto", "cpu"):
             raise RequestError(f"device {device!r} is not supported by this runner; supported: cpu", param="device")
@@ -135,20 +138,32 @@ class ModelRunner:
         else:
             raise RequestError(f"load_format must be 'auto' or 'dummy', got {load_format!r}", param="load_format")
         self.model = cls(self.config, weights, self.kernels, self.context_length, self.device)
-        self.num_slots = self._choose_slots(max_total_tokens)
+        self.parameters = sum(int(np.prod(shape)) for shape in expected.values())
+        self.num_slots = self._choose_slots(max_total_tokens, mem_fraction_static)
         c = self.config
         self.pool = KVPool(c.num_layers, self.num_slots, c.num_kv_heads, c.head_dim, self.dtype, self.device)
         self.masks = MaskTable(self.vocab_size, self.device)
         self._fused = self._fuse() if fused and self.kernels.compiled else None
-        self.parameters = sum(int(np.prod(shape)) for shape in expected.values())
         self.load_seconds = time.perf_counter() - began
 
-    def _choose_slots(self, max_total_tokens: int | None) -> int:
+    def _choose_slots(self, max_total_tokens: int | None, mem_fraction_static: float | None = None) -> int:
         if max_total_tokens is not None:
             return max_total_tokens + 1
         c = self.config
         each = KVPool.bytes_per_slot(c.num_layers, c.num_kv_heads, c.head_dim, self.dtype)
-        budget = min(CPU_POOL_BYTES, int(_free_memory() * CPU_POOL_SHARE))
+        if mem_fraction_static is not None:
+            weights, free = self.parameters * self.dtype.itemsize, _free_memory()
+            budget = int((free + weights) * mem_fraction_static) - weights
+            if budget < each * self.context_length:
+                raise RequestError(
+                    f"mem_fraction_static={mem_fraction_static} of {(free + weights) >> 20} MiB leaves "
+                    f"{max(budget, 0) >> 20} MiB for the KV pool beside {weights >> 20} MiB of weights; one sequence "
+                    f"of {self.context_length} tokens needs {(each * self.context_length) >> 20} MiB; raise it, or "
+                    "give a smaller context_length",
+                    param="mem_fraction_static",
+                )
+        else:
+            budget = min(CPU_POOL_BYTES, int(_free_memory() * CPU_POOL_SHARE))
         most = self.max_running_requests * self.context_length  # more can never be in use at once
         return max(min(budget // each, most), self.context_length) + 1
 

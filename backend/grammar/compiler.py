@@ -20,6 +20,7 @@ from stemma.backend.grammar.ebnf import parse_ebnf
 from stemma.backend.grammar.give_way import not_collecting
 from stemma.backend.grammar.json_schema import Lowered, read_schema
 from stemma.backend.grammar.limits import MAX_SIZE, TIME_LIMIT, Deadline
+from stemma.backend.grammar.longest import longest_text
 from stemma.backend.grammar.masks import Walker, index_of
 from stemma.backend.grammar.matcher import RegularGrammar
 from stemma.backend.grammar.regex import parse_regex
@@ -89,7 +90,7 @@ def compile_constraint(
         lowered = lower(constraint, deadline, lenient=lenient)
         dfa = tokens.automaton(lowered.node, deadline, tokens.trie.alphabet, lowered.rules, trim=lowered.trim)
         refuse_nothing(dfa, constraint)
-        return ready_grammar(dfa, vocab, tokens, lowered.warnings)
+        return ready_grammar(dfa, vocab, tokens, lowered.warnings, longest_text(lowered.node, lowered.rules))
 
 
 @contextlib.contextmanager
@@ -112,9 +113,12 @@ def refuse_nothing(dfa: Dfa, constraint: Constraint) -> None:
         )
 
 
-def ready_grammar(dfa: Dfa, vocab: Vocabulary, tokens: Walker, warnings: tuple[str, ...]) -> RegularGrammar:
+def ready_grammar(
+    dfa: Dfa, vocab: Vocabulary, tokens: Walker, warnings: tuple[str, ...], longest: int | None = None
+) -> RegularGrammar:
     """The grammar of an automaton, with its first mask: every generation needs it, and here nobody waits."""
     grammar = RegularGrammar(dfa, vocab, tokens, MASK_BYTES, warnings)
+    grammar.longest = longest
     grammar.matcher().mask()
     return grammar
 

@@ -36,6 +36,7 @@ class RegularGrammar:
     ) -> None:
         self.dfa = dfa
         self.warnings = warnings
+        self.longest: int | None = None  # no match has more bytes than that, where it is known
         self.vocab = vocab
         self.walker = walker
         self.masks = MaskCache(dfa, vocab, walker, mask_bytes)

@@ -24,6 +24,7 @@ from stemma.backend.grammar.automaton import Dfa
 from stemma.backend.grammar.compiler import lower, naming, refuse_nothing
 from stemma.backend.grammar.flat import Flat, dump
 from stemma.backend.grammar.limits import MAX_CLASS_EDGES, MAX_FLAT, SMALLER, Deadline
+from stemma.backend.grammar.longest import longest_text
 from stemma.backend.grammar.nfa import Nfa
 from stemma.lang.errors import ConstraintError
 from stemma.lang.params import Constraint, ConstraintKind
@@ -52,11 +53,12 @@ class Task(msgspec.Struct, tag=True):
 
 
 class Compiled(msgspec.Struct, tag=True):
-    """`last`: the process has grown and ends now."""
+    """`last`: the process has grown and ends now. `longest`: see `longest_text`."""
 
     nfa: Flat
     warnings: tuple[str, ...]
     last: bool
+    longest: int | None = None
 
 
 class Refused(msgspec.Struct, tag=True):
@@ -140,7 +142,7 @@ def answer(task: Task, memory: int) -> Answer:
                 "use fewer different ones",
                 param=task.kind,
             )
-        return Compiled(flat, lowered.warnings, _large(memory))
+        return Compiled(flat, lowered.warnings, _large(memory), longest_text(lowered.node, lowered.rules))
     except ConstraintError as error:
         return Refused(str(error), error.param, deadline.over, _large(memory))
     except MemoryError:

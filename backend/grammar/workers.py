@@ -215,7 +215,7 @@ class Workers:
         with giving_way(self._busy), naming(constraint.kind):
             dfa = tokens.automaton(FlatNfa(done.nfa), Deadline(self._limits[1], constraint.kind))
             refuse_nothing(dfa, constraint)
-            return ready_grammar(dfa, vocab, tokens, done.warnings)
+            return ready_grammar(dfa, vocab, tokens, done.warnings, done.longest)
 
     def _compiled(self, constraint: Constraint, alphabet: frozenset[int], lenient: bool) -> Compiled:
         for rank, seconds in enumerate(self._limits):

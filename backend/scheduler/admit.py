@@ -211,8 +211,10 @@ class Memory:
         needs_logits = work.params is None or work.limit > work.prompt_len or work.logprobs is not None
         return min(length - 1 if needs_logits else length, work.match_limit)
 
-    def admit(self, branch: Branch) -> bool:
+    def admit(self, branch: Branch, most: int = 1 << 30, first: bool = True) -> bool:
         """Give a waiting branch a row with its cached prefix, if there is a row and room for it. No slots yet.
+
+        Unless it is the `first`, no more than `most` of its tokens may have to be computed.
 
         After a retraction nobody is admitted until a row has ended: so there are no more retractions than admissions,
         and no more admissions without a row that ends than there are rows.
@@ -229,6 +231,10 @@ class Memory:
             self.leases.pop(id(branch), None)
         branch.handle = handle
         extend = len(ids) - match.length
+        if extend > most and not first:
+            self.cache.unlock(handle)
+            branch.handle = None
+            return False
         while self.running and not self.admission.fits(branch, work, extend, self.running):
             if not self.break_lease():
                 self.cache.unlock(handle)

@@ -347,6 +347,9 @@ class Graph:
         try:
             work.matcher = made.matcher()
             work.warnings = getattr(made, "warnings", ())  # other engines' grammars have none
+            longest = getattr(made, "longest", None)
+            if longest is not None and work.marker < 0:
+                work.longest = longest + 1  # a token has at least a byte; and one that ends the text
             if work.marker >= 0:
                 work.matcher = AfterToken(work.matcher, work.marker, self.vocab_size, self.tokenizer.eos_ids)
             over = self.begin(branch)

@@ -43,6 +43,9 @@ class Scheduler:
         draft: str = "off",
         seed: int = 0,
         lease: float = 60.0,
+        max_prefill: int = 16384,
+        same_step_sharing: bool = True,
+        mixed_chunk: bool = True,
         clock: Clock = time.perf_counter,
     ) -> None:
         """clock: seconds that never go back; ageing, leases and latencies are measured with it."""
@@ -57,7 +60,15 @@ class Scheduler:
         )
         eos_ids = text.tokenizer.eos_ids
         self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap, clock)
-        self.planner = Planner(self.memory, chunk, self.masker, draft != "off")
+        self.planner = Planner(
+            self.memory,
+            chunk,
+            self.masker,
+            draft != "off",
+            max_prefill=max_prefill,
+            same_step_sharing=same_step_sharing or not radix,
+            mixed_chunk=mixed_chunk,
+        )
         self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward, draft == "forced")
         self.tokens_computed = 0
         self._next_expire = clock() + EXPIRE_EVERY

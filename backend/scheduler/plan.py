@@ -10,18 +10,32 @@ from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArra
 from stemma.backend.scheduler.branch import Branch, Work
 from stemma.backend.scheduler.families import arrange
 from stemma.backend.scheduler.masking import Masker, Wanted
+from stemma.backend.scheduler.writers import Writers
 
 if TYPE_CHECKING:
     from stemma.backend.scheduler.admit import Memory
 
+PASS_AT_MOST = 64  # waiting branches that are passed over in one step, because a row writes their prefix
 Extend = tuple[Branch, int, int]  # a row that is extended by that many tokens, of which so many are a draft
 
 
 class Planner:
     """Builds plans. A steady decode batch reuses what does not change (order, sampling arrays, groups)."""
 
-    def __init__(self, memory: Memory, chunk: int, masker: Masker, draft: bool = False) -> None:
+    def __init__(
+        self,
+        memory: Memory,
+        chunk: int,
+        masker: Masker,
+        draft: bool = False,
+        *,
+        max_prefill: int = 16384,
+        same_step_sharing: bool = True,
+        mixed_chunk: bool = True,
+    ) -> None:
         self.memory, self.chunk, self.masker, self.draft = memory, chunk, masker, draft
+        self.max_prefill, self.mixed_chunk = max_prefill, mixed_chunk
+        self.writers = None if same_step_sharing else Writers(memory)
         self.step = 0
         self._rows: Int32 = np.empty(0, np.int32)
         self._sampling: SamplingArrays | None = None
@@ -41,20 +55,21 @@ class Planner:
         memory.planned.clear()
         decodes = self._grow_decodes()
         budget = self.chunk
+        if self.writers is not None:
+            self.writers.commit()
         if self.draft:
             budget -= self._extend_drafted(decodes, budget, extends)
+        prefills = len(extends)
         for branch in [b for b in memory.running if rows.length[b.row] - rows.computed[b.row] > 1]:
             if budget <= 0:
                 break
             if branch.row >= 0:  # not retracted by one before it
                 memory.rematch(branch)
                 budget -= self._extend(branch, budget, extends)
-        memory.admission.stale = True
-        while budget > 0 and rows.free_count and not memory.full and (branch := memory.waiting.head()) is not None:
-            if not memory.admit(branch):
-                break
-            memory.waiting.admitted(branch)
-            budget -= self._extend(branch, budget, extends)
+        if memory.waiting and budget > 0:
+            self._admit(budget, extends)
+        if not self.mixed_chunk and len(extends) > prefills:
+            decodes = []
         if extends or memory.changed:
             decodes = [b for b in decodes if b.row >= 0]
         if not extends and not decodes:
@@ -62,6 +77,27 @@ class Planner:
         return self._fill(decodes, extends)
 
     # -- choosing --------------------------------------------------------------------------------------------------
+
+    def _admit(self, budget: int, extends: list[Extend]) -> None:
+        """Give rows to the queue's first, as far as the budget of tokens, rows and memory go."""
+        memory, waiting, writers = self.memory, self.memory.waiting, self.writers
+        memory.admission.stale = True
+        room = self.max_prefill
+        passed = 0
+        while budget > 0 and memory.rows.free_count and not memory.full and (branch := waiting.head()) is not None:
+            if writers is not None and waiting.policy != "fcfs" and writers.write_for(branch):
+                waiting.set_aside(branch)
+                passed += 1
+                if passed == PASS_AT_MOST:
+                    break
+                continue
+            if not memory.admit(branch, room, first=room == self.max_prefill):
+                break
+            waiting.admitted(branch)
+            room -= branch.length - int(memory.rows.computed[branch.row])
+            budget -= self._extend(branch, budget, extends)
+        if passed:
+            waiting.restore()
 
     def _grow_decodes(self) -> list[Branch]:
         """The rows with exactly one pending token, after making room for that token."""
@@ -117,7 +153,10 @@ class Planner:
         rows.ids[row, length : length + draft] = work.draft[:draft]
         rows.slots[row, start : start + n + draft] = memory.slots.allocate(n + draft)
         if start + n <= max(work.fixed_len, work.limit if work.params is None else 0):
-            memory.publish(branch, start + n)
+            if self.writers is None:
+                memory.publish(branch, start + n)
+            else:
+                self.writers.add(branch, start + n)
         memory.planned.add(row)
         extends.append((branch, n + draft, draft))
         return n + draft

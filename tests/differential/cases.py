@@ -124,7 +124,19 @@ def program(rng: random.Random, name: str) -> Delta:
 
 def mix(seed: int) -> list[Delta]:
     rng = random.Random(seed)
-    return [program(rng, f"p{i}") for i in range(rng.choice([1, 2, 3, 4]))]
+    return [hinted(program(rng, f"p{i}"), random.Random(1000 * seed + i)) for i in range(rng.choice([1, 2, 3, 4]))]
+
+
+def hinted(delta: Delta, rng: random.Random) -> Delta:
+    """With hints to the scheduler, some of them wrong."""
+    if rng.random() < 0.3:
+        delta["hints"] = {"priority": rng.randint(-2, 2)}
+    if rng.random() < 0.2:
+        delta["hints"] = {**delta.get("hints", {}), "expected_len": rng.choice([0, 5, 1000])}
+    for branch in delta["branches"]:
+        if rng.random() < 0.2:
+            branch["hints"] = {"expected_forks": rng.randint(0, 4)}
+    return delta
 
 
 def answerable(delta: Delta) -> set[tuple[str, str, int]]:

@@ -123,13 +123,16 @@ def options_of(rng: random.Random) -> dict[str, Any]:
         "together": rng.random() < 0.8,
         "jump_forward": rng.random() < 0.5,
         "draft": rng.choice(["off", "forced"]),
-        "policy": rng.choice(["lpm", "fcfs"]),
+        "policy": rng.choice(["program", "lpm", "fcfs", "dfs-weight", "random", "lof"]),
+        "same_step_sharing": rng.random() < 0.7,
+        "mixed_chunk": rng.random() < 0.7,
+        "max_prefill": rng.choice([1, 50, 16384]),
         "max_rows": rng.choice([1, 3, 256]),
         "late": rng.random() < 0.5,
         "stagger": rng.choice([0, 0, 2, 5, 9]),
     }
     if rng.random() < 0.3:
-        options |= {"slots": CONTEXT + rng.randint(0, 100), "conservativeness": 0.0}
+        options |= {"slots": CONTEXT + rng.randint(0, 100), "conservativeness": rng.choice([0.0, 0.0, 1.0])}
     if rng.random() < 0.3:
         options["retract_every"] = rng.choice([2, 3, 5])
     options["mask_overlap"] = rng.random() < 0.5
