@@ -194,9 +194,10 @@ def main(argv: list[str] | None = None) -> int:
                 if args.json != "-":
                     lines = table(rows[-1:]).splitlines()
                     print("\n".join(lines if len(rows) == 1 else lines[1:]), flush=True)
-    wall, done = sum(r[3]["simulator"]["wall"] for r in rows), sum(r[3]["programs"] for r in rows)
+    wall, cpu = (sum(r[3]["simulator"][clock] for r in rows) for clock in ("wall", "cpu"))
+    done = sum(r[3]["programs"] for r in rows)
     if args.json != "-":
-        print(f"{done} programs simulated in {wall:.1f} s: {done / wall:.0f} a second")
+        print(f"{done} programs simulated in {wall:.0f} s, {cpu:.0f} s of processor time: {done / cpu:.0f} a second")
     if args.json:
         figures = json.dumps(
             {

@@ -25,8 +25,8 @@ MAX_BLOCKS = 64  # blocks of a prompt that are looked at
 
 @dataclass(slots=True)
 class ReplicaLoad:
-    """programs: sent there and not finished. sent: in all. branches, received: branches running and waiting, and programs
-    that had reached it, as the replica last said."""
+    """programs: sent there and not finished. sent: in all. branches, received: branches running and waiting, and
+    programs that had reached it, as the replica last said."""
 
     programs: int = 0
     sent: int = 0

@@ -140,7 +140,7 @@ class Replica:
         scheduler = self.scheduler
         memory, planner = scheduler.memory, scheduler.planner
         rows, index, n = memory.rows, planner._rows, len(memory.running)
-        if memory.changed or not planner._decode_only or not n or len(index) != n:
+        if memory.changed or not planner._decode_only or not n or len(index) != n or planner.writers is not None:
             return None
         if memory.waiting and rows.free_count and not memory.full:
             return None

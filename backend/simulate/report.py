@@ -63,7 +63,8 @@ def summary(result: Result) -> dict[str, Any]:
         "kinds": {},
         "simulator": {
             "wall": result.wall,
-            "programs_per_second": len(result.programs) / result.wall if result.wall else 0.0,
+            "cpu": result.cpu,
+            "programs_per_second": len(result.programs) / result.cpu if result.cpu else 0.0,
             "steps": result.steps,
             "coasted_steps": result.coasted,
         },

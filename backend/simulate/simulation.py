@@ -54,6 +54,7 @@ class Result:
     programs: list[ProgramResult] = field(default_factory=list)
     seconds: float = 0.0  # virtual, from the first arrival to the last answer
     wall: float = 0.0  # of the machine that simulated it
+    cpu: float = 0.0  # processor time that it took
     steps: int = 0
     coasted: int = 0
     busy: float = 0.0  # share of the replicas' time
@@ -94,7 +95,7 @@ class Simulation:
 
     def run(self, programs: Iterable[TraceProgram]) -> Result:
         """All of them, to the end. `programs` must be in order of arrival; they are taken one by one."""
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         self._arrivals = iter(programs)
         self._next_arrival()
         heap = self._heap
@@ -109,7 +110,8 @@ class Simulation:
             else:
                 self._next_arrival()
                 self._arrive(what, now)
-        return self._finish(first, time.perf_counter() - began)
+        self._result.wall, self._result.cpu = time.perf_counter() - began, time.process_time() - cpu
+        return self._finish(first)
 
     # -- events ----------------------------------------------------------------------------------------------------
 
@@ -192,9 +194,8 @@ class Simulation:
         else:
             self._push(replica.clock.now, _CLIENT, lambda at: self.router.report(replica.index, *replica.report()))
 
-    def _finish(self, first: float, wall: float) -> Result:
+    def _finish(self, first: float) -> Result:
         result = self._result
-        result.wall = wall
         last = max((p.arrival + p.elapsed for p in result.programs), default=first)
         result.seconds = last - first
         runners = [replica.runner for replica in self.replicas]
