@@ -280,6 +280,7 @@ class Engine:
             "unsettled": scheduler.graph.pressure.unsettled,
             "deadlines": len(scheduler.graph.deadlines),
             "queued_acts": self._inbox.qsize(),
+            "oldest_programs": scheduler.graph.oldest(5),
             **process_figures(),
         }
 

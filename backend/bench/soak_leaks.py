@@ -77,8 +77,8 @@ class Observer:
         self._stop.set()
         self._thread.join()
 
-    def look(self) -> dict[str, Any] | None:
-        """The state now; None while there is no engine."""
+    def look(self, note: bool = False) -> dict[str, Any] | None:
+        """The state now; None while there is no engine. `note`: it counts as a point of the memory over time."""
         try:
             answer = requests.get(self.url + "/debug/state", timeout=60)
         except requests.RequestException:
@@ -93,7 +93,7 @@ class Observer:
             self.counted[what] += max(engine[what] - self._counted[what], 0)
             self._counted[what] = engine[what]
         now = time.monotonic() - self._begin
-        for name in ("front", "engine"):
+        for name in ("front", "engine") if note else ():
             self._note(name, state[name], now)
         self.engine_pid = state["engine"]["pid"]
         if state["engine"]["error"]:
@@ -114,7 +114,7 @@ class Observer:
 
     def _run(self) -> None:
         while not self._stop.wait(self._every):
-            self.look()
+            self.look(note=True)
 
 
 def wait_idle(look: Callable[[], dict[str, Any] | None], seconds: float) -> tuple[dict[str, Any] | None, list[str]]:
@@ -130,7 +130,8 @@ def wait_idle(look: Callable[[], dict[str, Any] | None], seconds: float) -> tupl
 
 def _left(state: dict[str, Any]) -> list[str]:
     engine, front = state["engine"], state["front"]
-    left = [f"engine {name}: {engine[name]}" for name in IDLE if engine[name]]
+    left = [f"program {program}" for program in engine["oldest_programs"]]
+    left += [f"engine {name}: {engine[name]}" for name in IDLE if engine[name]]
     left += [f"front {name}: {front[name]}" for name in ("inflight", "running", "graphs") if front[name]]
     if engine["evictable_slots"] != engine["cached_slots"]:
         left.append(f"pinned slots: {engine['cached_slots'] - engine['evictable_slots']}")

@@ -587,6 +587,20 @@ class Graph:
         for program in self.pressure.surplus(list(self.programs.values())):
             self.cancel(program.id, reason="too many programs lay idle, this one longest")
 
+    def oldest(self, count: int) -> list[dict[str, Any]]:
+        """The programs that have been silent for longest: id, seconds, branches, and the nodes of the first ones."""
+        now, programs = time.monotonic(), list(self.programs.values())
+        return [
+            {
+                "program": p.id,
+                "silent": round(now - p.touched, 3),
+                "unsettled": p.unsettled,
+                "branches": len(p.branches),
+                "nodes": {b.id: f"{b.cursor} of {len(b.nodes)}, {b.state.value}" for b in [*p.branches.values()][:4]},
+            }
+            for p in sorted(programs, key=lambda p: p.touched)[:count]
+        ]
+
     def enforce_deadlines(self, now: float) -> bool:
         """Fail what has taken longer than it may, running or waiting. True if there was any."""
         due = self.deadlines.next

@@ -249,6 +249,7 @@ class RuntimeEndpoint(Endpoint):
             self._closed = True
             self._closing.set()
             jobs = [job for outbox in self._outboxes.values() for job in outbox.jobs]
+            unsaid = [program for program, outbox in self._outboxes.items() if outbox.jobs]  # their ends, perhaps
             self._outboxes.clear()
             self._ready.clear()
             readers = list(self._reading)
@@ -257,6 +258,10 @@ class RuntimeEndpoint(Endpoint):
             job.fail(EndpointError(f"{self!r} was closed"))
         for reader in readers:
             reader.close()
+        if self._protocol != "generate" and self._pool is not None:
+            with contextlib.suppress(EndpointError):  # the server would wait for their leases to run out
+                for program in unsaid:
+                    self._call("POST", "/v1/graph/cancel", {"program": program})
         self._requests.close()
         if self._pool is not None:
             self._pool.close()
