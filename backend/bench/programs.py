@@ -173,7 +173,7 @@ class Bench:
         self.flush()
         client = Requests(self.url)
         before = self.counters()
-        with ThreadPoolExecutor(len(case.items)) as programs, ThreadPoolExecutor(THREADS) as forks:
+        with ThreadPoolExecutor(min(len(case.items), THREADS)) as programs, ThreadPoolExecutor(THREADS) as forks:
             begin = time.perf_counter()
             outputs = list(programs.map(lambda item: case.by_requests(client, forks, item), case.items))
             wall = time.perf_counter() - begin
