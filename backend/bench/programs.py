@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import threading
@@ -173,7 +174,7 @@ class Bench:
         self.flush()
         client = Requests(self.url)
         before = self.counters()
-        with ThreadPoolExecutor(len(case.items)) as programs, ThreadPoolExecutor(THREADS) as forks:
+        with ThreadPoolExecutor(min(len(case.items), THREADS)) as programs, ThreadPoolExecutor(THREADS) as forks:
             begin = time.perf_counter()
             outputs = list(programs.map(lambda item: case.by_requests(client, forks, item), case.items))
             wall = time.perf_counter() - begin
@@ -327,6 +328,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.repeats < 1 or args.scale < 1 or args.prompt_scale < 1:
         print("stemma bench programs: --repeats, --scale and --prompt-scale must be at least 1", file=sys.stderr)
         return 2
+    if threading.current_thread() is threading.main_thread():  # one that is told to stop takes its server along
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     tokenizer = Tokenizer.load(EngineConfig(model_path=args.model).model_dir)
     every = cases(args.scale, args.prompt_scale, tokenizer)
     chosen = [case for case in every if not args.only or case.name in args.only]

@@ -339,6 +339,49 @@ def test_random_graphs_equal_the_texts_sent_by_hand(seed: int):
     assert not scheduler.graph.programs and not scheduler.memory.leases
 
 
+# -- leases
+
+
+def test_a_lease_runs_out_and_the_text_can_still_be_referred_to():
+    scheduler = make(eos_every=NEVER, lease=10.0)
+    (first,) = run(scheduler, delta(branch("a", text("ab" * 20), gen(max_new_tokens=4)), end=False))
+    program = scheduler.graph.programs["p"]
+    scheduler.graph.expire(program.touched + 9.0)
+    assert len(scheduler.memory.leases) == 1
+    scheduler.graph.expire(program.touched + 11.0)
+    assert not scheduler.memory.leases and scheduler.cache.evictable == scheduler.cache.size
+    assert scheduler.flush_cache()
+    more = {"id": "a", "first": 2, "nodes": [text("c"), gen(max_new_tokens=2)]}
+    events = run(scheduler, delta(more, branch("b", ref("a", 1), gen(max_new_tokens=2))))
+    said = letters(first["ids"])
+    assert result(events, "a", 3)["ids"] == expected(ids_of("ab" * 20 + said + "c"), 2, NEVER)
+    assert result(events, "b", 1)["ids"] == expected(ids_of(said), 2, NEVER)
+
+
+def test_a_program_that_is_silent_for_very_long_is_forgotten():
+    scheduler = make(eos_every=NEVER, lease=10.0)
+    run(scheduler, delta(branch("a", text("ab"), gen(max_new_tokens=4)), end=False))
+    scheduler.graph.expire(scheduler.graph.programs["p"].touched + 601.0)
+    assert not scheduler.graph.programs
+    with pytest.raises(RequestError, match="unknown branch 'a'"):
+        scheduler.submit(parse_delta(delta(branch("b", ref("a", 1)))), lambda event: None)
+
+
+def test_who_waits_does_not_expire_while_its_source_runs():
+    scheduler = make(eos_every=NEVER, lease=10.0)
+    events: list[dict[str, Any]] = []
+    reader = branch("b", text("q" * 40), gen(max_new_tokens=1), ref("a", 1), gen(max_new_tokens=2))
+    nodes = delta(branch("a", text("ab"), gen(max_new_tokens=30)), reader, end=False)
+    scheduler.submit(parse_delta(nodes), events.append)()
+    for _ in range(5):
+        scheduler.step()
+    assert len(scheduler.memory.leases) == 1
+    scheduler.graph.expire(scheduler.graph.programs["p"].touched + 10_000.0)
+    while scheduler.step():
+        pass
+    assert result(events, "b", 3)["event"] == "done"
+
+
 # -- forks
 
 
