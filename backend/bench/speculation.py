@@ -20,9 +20,7 @@ from stemma.lang.errors import StemmaError
 SETTINGS = ("off", "forced", "ngram", "auto")
 NAMES = ("Ada Lovelace", "Grace Hopper", "Alan Turing", "Edsger Dijkstra", "Barbara Liskov", "Donald Knuth")
 CITIES = ("London", "New York", "Paris", "Rotterdam", "Los Angeles", "Milwaukee")
-STORY = (
-    "{name} lives in {city} and works as a painter. {name} is {age} years old. The talk with {name} is fixed for Monday."
-)
+STORY = "{name} lives in {city} and works as a painter. {name} is {age} years old. {name} has a talk on Monday."
 PERSON = json.dumps(
     {
         "type": "object",
@@ -68,14 +66,19 @@ def workloads() -> list[Workload]:
         STORY.format(name=name, city=city, age=20 + 7 * k)
         for k, (name, city) in enumerate(zip(NAMES, CITIES, strict=True))
     ]
-    records = [json.dumps({"name": n, "city": c, "age": 20 + 7 * k}) for k, (n, c) in enumerate(zip(NAMES, CITIES, strict=True))]
+    records = [
+        json.dumps({"name": n, "city": c, "age": 20 + 7 * k})
+        for k, (n, c) in enumerate(zip(NAMES, CITIES, strict=True))
+    ]
     extract = tuple(f"Text: {story}\nJSON: " for story in stories)
     shots = "\n".join(f"Text: {s}\nJSON: {r}" for s, r in zip(stories[:2], records[:2], strict=True))
     echo = tuple(f"{shots}\nText: {story}\nJSON: " for story in stories[2:])
     lists = tuple(f"Question: What is the opposite of {word}?\nAnswer:" for word in ("sad", "big", "hot", "old"))
     free = tuple(f"{name} told us about {city}." for name, city in zip(NAMES, CITIES, strict=True))
     sampled = {"temperature": 1.0, "max_new_tokens": 96, "ignore_eos": True, "seed": 5}
-    many = tuple(f"{name} told us about {city} {k}." for k in range(11) for name, city in zip(NAMES, CITIES, strict=True))
+    many = tuple(
+        f"{name} told us about {city} {k}." for k in range(11) for name, city in zip(NAMES, CITIES, strict=True)
+    )
     return [
         Workload("json, alone", extract, GREEDY | {"json_schema": PERSON}),
         Workload("json, few-shot", echo, GREEDY | {"json_schema": PERSON}),
@@ -83,7 +86,9 @@ def workloads() -> list[Workload]:
         Workload("lists, alone", lists, GREEDY | {"ignore_eos": True}),
         Workload("lists, 4 at once", lists, GREEDY | {"ignore_eos": True}, together=True),
         Workload("lists, 16 at once", lists * 4, GREEDY | {"ignore_eos": True}, together=True),
-        Workload("json, 6 samples", extract[:3], {**GREEDY, "temperature": 0.7, "seed": 3, "n": 6, "json_schema": PERSON}),
+        Workload(
+            "json, 6 samples", extract[:3], {**GREEDY, "temperature": 0.7, "seed": 3, "n": 6, "json_schema": PERSON}
+        ),
         Workload("lists, 6 samples", lists[:3], {**GREEDY, "temperature": 0.7, "seed": 3, "n": 6}),
         Workload("free, alone", free, sampled),
         Workload("free, 6 at once", free, sampled, together=True),

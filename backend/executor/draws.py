@@ -43,7 +43,9 @@ def every_draw(plan: Plan, places: Int64) -> Draws:
     if not plan.verify and not plan.followers:
         return Draws(plan, places, at, np.arange(len(at)))
     rows, followers = len(plan.rows), len(plan.followers)
-    owner = np.array([f.index for f in plan.followers] + [v.index for v in plan.verify for _ in range(v.count)], np.int64)
+    owner = np.array(
+        [f.index for f in plan.followers] + [v.index for v in plan.verify for _ in range(v.count)], np.int64
+    )
     back = np.array(  # tokens before the end of their row
         [plan.offsets[f.index + 1] - 1 - f.at for f in plan.followers]
         + [k for v in plan.verify for k in range(v.count, 0, -1)],

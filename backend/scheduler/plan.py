@@ -227,9 +227,7 @@ class Planner:
                 self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
             else:
                 self._special_row(i, branch, branch.length, 0, True, masks, wants)
-        followers = [
-            Follower(d + k, int(offsets[d + k + 1]) - 1 - extends[k][2], b.serial) for k, b in self._followers
-        ]
+        followers = [Follower(d + k, int(offsets[d + k + 1]) - 1 - extends[k][2], b.serial) for k, b in self._followers]
         return Plan(
             step=self.step,
             rows=index,
