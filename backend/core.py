@@ -147,8 +147,8 @@ class Verify:
 
 @dataclass(slots=True)
 class Follower:
-    """One more draw behind a plan row, for a branch that has no row: its tokens are those of plan row `index` up to flat
-    token `at`. So n samples of a prompt take one row of logits.
+    """One more draw behind a plan row, for a branch that has no row: its tokens are those of plan row `index` up to
+    flat token `at`. So n samples of a prompt take one row of logits.
 
     Follower k of a plan of B rows is named B + k in `sampling` (which has an entry for it), `masks` and `logprobs`; its
     token is `StepOutput.followed[k]`. `key` is the scheduler's.

@@ -20,7 +20,7 @@ from stemma.lang.errors import StemmaError
 SETTINGS = ("off", "forced", "ngram", "auto")
 NAMES = ("Ada Lovelace", "Grace Hopper", "Alan Turing", "Edsger Dijkstra", "Barbara Liskov", "Donald Knuth")
 CITIES = ("London", "New York", "Paris", "Rotterdam", "Los Angeles", "Milwaukee")
-STORY = "{name} lives in {city} and works as a painter. {name} is {age} years old. The talk with {name} is fixed for Monday."
+STORY = "{name} lives in {city} and works as a painter. {name} is {age} years old. {name} has a talk on Monday."
 PERSON = json.dumps(
     {
         "type": "object",

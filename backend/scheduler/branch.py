@@ -85,6 +85,8 @@ class Work:
     draft_kind: int = 0  # what the draft rests on (`drafts.Drafter`)
     draft_rates: list[float] = field(default_factory=list)  # how often draft tokens of each kind were right, lately
     draft_guess: tuple[int, int, int] | None = None  # (position, token, kind) to compare with what comes
+    draft_pause: int = 0  # tokens between two looks, as nothing was found lately
+    draft_after: int = 0  # the length from which on the next look is
     ngrams: Ngrams | None = None  # the runs of its own tokens, once it is drafted
     ending: FinishReason | None = None  # it ends so once its last tokens, which were not sampled, are run
     text: TextOut | None = None  # only with stop strings or streaming

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SHORTEST, LONGEST = 2, 4  # tokens of a run that is looked up
 MAX_COPY = 15  # tokens of one draft that was looked up
 MAX_ROWS = 32  # `auto` leaves steps with more decoding rows alone: the step is bound by their number by then
+MAX_PAUSE = 1  # `auto` looks again after so many tokens at the latest when there was nothing to be found
 SOURCES = 1 << 11  # branches that one table may name
 _SHIFT = 20  # a place is source << 20 | position
 _MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5)
@@ -156,7 +157,9 @@ class Drafter:
 
     def after_prompt(self, branch: Branch) -> None:
         """Set the draft behind a prompt whose last chunk is planned."""
-        if not self.active:
+        if not self.active or (self._auto and len(self.memory.running) > MAX_ROWS):
+            if branch.work is not None:
+                branch.work.draft = []
             return
         self.propose(branch)
         work = branch.work
@@ -207,6 +210,8 @@ class Drafter:
             return
         length = branch.length
         if self._auto:
+            if length < work.draft_after:
+                return
             self._learn(branch, work, length)
             room = MAX_COPY
         else:
@@ -230,8 +235,13 @@ class Drafter:
         else:
             draft = copied
         work.draft = draft
-        if self._auto and draft:
+        if not self._auto:
+            return
+        if draft:
             work.draft_guess = (length, draft[0], work.draft_kind)
+        else:
+            work.draft_pause = min(MAX_PAUSE, 2 * work.draft_pause + 1)
+        work.draft_after = length + 1 + work.draft_pause
 
     def _accepted(self, work: Work, draft: list[int], room: int = 0) -> list[int]:
         """The draft up to the first token that the matcher refuses, and (within `room`) what is forced behind it."""
@@ -306,7 +316,9 @@ class Drafter:
             position, token, kind = work.draft_guess
             work.draft_guess = None
             if position < length:
-                self._score(work, kind, int(branch.ids()[position]) == token)
+                right = int(branch.ids()[position]) == token
+                self._score(work, kind, right)
+                work.draft_pause = 0 if right else min(MAX_PAUSE, 2 * work.draft_pause + 1)
 
     def _score(self, work: Work, kind: int, right: bool) -> None:
         work.draft_rates[kind] += (right - work.draft_rates[kind]) * 0.2
@@ -335,6 +347,7 @@ class Drafter:
             work.draft_room = min(most, 2 * count) if same == count else max(1, same)
             if work.draft_rates:
                 work.draft_guess = None
+                work.draft_pause, work.draft_after = (0, 0) if same else (work.draft_pause, work.draft_after)
                 for k in range(min(same + 1, count)):
                     self._score(work, work.draft_kind, k < same)
         return branch, drawn[: same + 1]

@@ -1,7 +1,7 @@
 """Select: the choices are scored in their context as a trie of token ids, each position of which is computed once.
 
-Where choices part, the row that computes the position tells the log-probability of every way on, so choices of one token
-take one row of logits together. The last token of a choice is scored, not computed.
+Where choices part, the row that computes the position tells the log-probability of every way on, so choices of one
+token take one row of logits together. The last token of a choice is scored, not computed.
 """
 
 from __future__ import annotations

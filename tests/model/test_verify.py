@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stemma.backend.core import LogprobRequest, Plan, Verify, mask_words
+from stemma.backend.core import Follower, LogprobRequest, Plan, Verify, mask_words
 from stemma.backend.executor.runner import ModelRunner
 
-from plans import Sequences  # isort: skip
+from plans import Sequences, sampling_arrays  # isort: skip
 
 VOCAB = 307
 PARAMS: dict[str, dict[str, Any]] = {
@@ -88,3 +88,41 @@ def test_several_rows_have_drafts(runner: ModelRunner) -> None:
     alone = [runner.run(Sequences(VOCAB).extend([(0, ids)])).next_ids[0] for ids in ([5, 6], [8], [8, 1], [8, 1, 2])]
     assert out.verified[0].tolist() == alone[:1] and out.verified[2].tolist() == alone[1:]
     assert out.next_ids[1] == -1 and set(out.verified) == {0, 2}
+
+
+@pytest.mark.parametrize("drafted", [0, 3])
+def test_followers_draw_what_rows_of_their_own_would(drafted: int, runner: ModelRunner) -> None:
+    """A leader, another row, and three followers with parameters, masks and log-probabilities of their own."""
+    rng = np.random.default_rng(2)
+    prompt, other, draft = rng.integers(0, VOCAB, 9).tolist(), [4, 5], rng.integers(0, VOCAB, 3).tolist()[:drafted]
+    mask = row_mask(rng)
+    params: dict[str, Any] = {
+        "temperature": [0.0, 0.8, 0.9, 0.0, 1.3],
+        "seed": [0, 1, 7, 0, 9],
+        "top_p": [1.0, 1.0, 0.7, 1.0, 1.0],
+        "repetition_penalty": [1.0, 1.0, 1.0, 1.6, 1.0],
+        "frequency_penalty": [0.0, 0.0, 0.0, 0.5, 0.0],
+        "bias": [(4, ((17, 3.0),))],
+    }
+    prompt_len = [9, 2, 9, 6, 9]
+    table = Sequences(VOCAB)
+    plan = table.extend([(0, [*prompt, *draft]), (1, other)], masks=[(3, mask)])
+    plan.sampling = sampling_arrays(5, VOCAB, prompt_len, **params)
+    plan.logprobs = [LogprobRequest(1, output=True), LogprobRequest(2, output=True, top=2, ids=(5,))]
+    plan.followers = [Follower(0, 8, key) for key in (11, 12, 13)]
+    if drafted:
+        plan.verify = [Verify(0, drafted, [None] * drafted)]
+    out = runner.run(plan)
+
+    apart = Sequences(VOCAB)
+    each = apart.extend([(0, prompt), (1, other), *((k, prompt) for k in (2, 3, 4))], masks=[(3, mask)])
+    each.sampling = sampling_arrays(5, VOCAB, prompt_len, **params)
+    each.logprobs = plan.logprobs
+    alone = runner.run(each)
+    assert out.followed.tolist() == alone.next_ids[2:].tolist()
+    assert len(set(alone.next_ids[[0, 2, 3, 4]].tolist())) > 2
+    assert (out.verified[0][0] if drafted else out.next_ids[0]) == alone.next_ids[0]
+    assert out.next_ids[1] == alone.next_ids[1]
+    for k in (1, 2):
+        assert out.logprobs[k].output == pytest.approx(alone.logprobs[k].output, abs=1e-5)
+    assert [t for _, t in out.logprobs[2].output_top or []] == [t for _, t in alone.logprobs[2].output_top or []]
