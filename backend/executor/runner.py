@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from stemma.backend.cache.kv_pool import KVPool
 from stemma.backend.core import Int32, Plan, RowLogprobs, SamplingArrays, StepOutput
-from stemma.backend.executor.draws import every_draw
+from stemma.backend.executor.ahead import Ahead, LaunchedStep
+from stemma.backend.executor.draws import Draws, every_draw
 from stemma.backend.executor.logprobs import check_ids, input_logprobs, output_logprobs
 from stemma.backend.executor.mask_table import MaskTable
 from stemma.backend.executor.sampler import sample
@@ -84,12 +86,20 @@ def _context_length(config: ModelConfig, wanted: int | None) -> int:
     return length
 
 
+def _alive(runner: weakref.ref[ModelRunner]) -> ModelRunner:
+    made = runner()
+    assert made is not None, "the runner is gone; its step has nobody to run it"
+    return made
+
+
 class ModelRunner:
     """The device side of the engine: one model, its KV pool, its kernels.
 
-    `run` executes a plan; call it from one thread at a time. Raises `RequestError` at construction when the model's
+    `run` executes a plan, `launch` starts one (`core.AheadRunner`); call them from one thread at a time. Raises `RequestError` at construction when the model's
     directory, configuration or weights are wrong or unsupported.
     """
+
+    overlap = True
 
     def __init__(
         self,
@@ -140,6 +150,9 @@ class ModelRunner:
         self.pool = KVPool(c.num_layers, self.num_slots, c.num_kv_heads, c.head_dim, self.dtype, self.device)
         self.masks = MaskTable(self.vocab_size, self.device)
         self._fused = self._fuse() if fused and self.kernels.compiled else None
+        # the thread's functions get the runner weakly: it ends with the runner
+        me = weakref.ref(self)
+        self._ahead = Ahead(lambda plan: _alive(me)._begin(plan), lambda plan, begun: _alive(me)._finish(plan, begun))
         self.parameters = sum(int(np.prod(shape)) for shape in expected.values())
         self.load_seconds = time.perf_counter() - began
 
@@ -257,13 +270,25 @@ class ModelRunner:
             masks=[(0, np.full(self.masks.words, -1, np.int32))],
         )
 
-    @torch.inference_mode()
     def run(self, plan: Plan) -> StepOutput:
         """Executes a plan. next_ids[i] is -1 where row i does not sample, or where its grammar mask allows nothing."""
+        return self._finish(plan, self._begin(plan))
+
+    def launch(self, plan: Plan) -> LaunchedStep:
+        """Executes a plan in a thread, after those launched before. Not at the same time as `run`."""
+        return self._ahead.launch(plan)
+
+    @torch.inference_mode()
+    def _begin(self, plan: Plan) -> tuple[Draws, Tensor, Tensor]:
+        """All but sampling: where to draw, hidden states and raw logits there."""
+        draws = every_draw(plan, np.flatnonzero(plan.sample))
+        return draws, *self._forward(plan, draws.at)
+
+    @torch.inference_mode()
+    def _finish(self, plan: Plan, begun: tuple[Draws, Tensor, Tensor]) -> StepOutput:
+        draws, hidden, logits = begun
         next_ids = np.full(len(plan.rows), -1, np.int32)
         places = np.flatnonzero(plan.sample)
-        draws = every_draw(plan, places)
-        hidden, logits = self._forward(plan, draws.at)
         results: dict[int, RowLogprobs] = {}
         raw: Tensor | None = None
         outputs = []

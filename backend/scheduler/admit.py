@@ -33,6 +33,8 @@ class Memory:
         self.retractions = 0
         self.planned: set[int] = set()  # rows whose chunk is published already in the plan being built: not retractable
         self.leases: dict[int, Branch] = {}  # idle branches that pin a prefix, oldest first
+        self.drafting = False  # rows with a grammar may have drafts: see `set_work`
+        self.discarded = 0  # tokens run for nothing, as their row had ended or moved when their step was processed
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
@@ -59,6 +61,19 @@ class Memory:
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
+    def discard_ahead(self, branch: Branch) -> None:
+        """What is launched for the row and not processed does not matter any more. Its slots are free at once: only
+        steps that are launched later can get them. What was published is the cache's and will be right."""
+        rows, row = self.rows, branch.row
+        ahead, rows.drawing[row] = int(rows.ahead[row]), 0
+        if not ahead:
+            return
+        computed = int(rows.computed[row])
+        self.slots.free(rows.slots[row, max(computed, int(rows.tree_len[row])) : computed + ahead].copy())
+        rows.ahead[row] = 0
+        rows.epoch[row] += 1
+        self.discarded += ahead
+
     def commit(self, branch: Branch) -> None:
         """Hand what the row has computed to the cache, so that others can match it."""
         rows, row = self.rows, branch.row
@@ -83,6 +98,7 @@ class Memory:
         if row < 0:
             branch.set_ids(branch.ids(length).copy())
             return
+        self.discard_ahead(branch)
         computed, owned_from = int(rows.computed[row]), int(rows.tree_len[row])
         keep = max(length, owned_from)
         if computed > keep:
@@ -100,6 +116,7 @@ class Memory:
     def release(self, branch: Branch) -> None:
         """Give the row back. The computed prefix goes to the cache and stays pinned by the branch's handle."""
         rows, row = self.rows, branch.row
+        self.discard_ahead(branch)
         self.commit(branch)
         n, owned_from = int(rows.computed[row]), int(rows.tree_len[row])
         if n > owned_from:
@@ -238,6 +255,7 @@ class Memory:
         rows.prompt_len[row], rows.limit[row] = work.prompt_len, work.limit
         rows.sample[row] = work.params is not None and work.limit > work.prompt_len and work.ending is None
         rows.set_sampling(row, work.params, work.seed)
+        rows.waits[row] = work.matcher is not None and (self.drafting or work.logprobs is not None)
         rows.special[row] = work.params is not None and bool(
             work.matcher is not None
             or work.text is not None
@@ -252,7 +270,7 @@ class Memory:
         """Before a prefill chunk: take over what others have computed meanwhile."""
         rows, row = self.rows, branch.row
         computed = int(rows.computed[row])
-        if rows.tree_len[row] != computed:
+        if rows.tree_len[row] != computed or rows.ahead[row]:
             return
         ids = branch.ids()
         match = self.cache.match(ids, self.match_limit(branch, len(ids)), branch.program.namespace)
@@ -273,7 +291,7 @@ class Memory:
         KV is stored before attention in every layer, so a follower may read what its leader writes in the same step.
         """
         rows, row = self.rows, branch.row
-        start = int(rows.computed[row])
+        start = int(rows.computed[row] + rows.ahead[row])
         if rows.tree_len[row] != start:
             return
         already, handle = self.cache.insert(
@@ -295,7 +313,8 @@ class Memory:
         parts = [self.slots.free_slots(), self.cache.all_slots()]
         for branch in self.running:
             row = branch.row
-            parts.append(self.rows.slots[row, int(self.rows.tree_len[row]) : int(self.rows.computed[row])])
+            end = int(self.rows.computed[row] + self.rows.ahead[row])
+            parts.append(self.rows.slots[row, int(self.rows.tree_len[row]) : end])
         owned = np.concatenate(parts)
         assert len(owned) == self.slots.total, f"{len(owned)} slots accounted for, {self.slots.total} exist"
         assert len(np.unique(owned)) == self.slots.total, "a slot has two owners"

@@ -1,15 +1,16 @@
-"""The scheduler: receive, pick, run, process."""
+"""The scheduler: receive, pick, run, process; or one step ahead: receive, pick, launch, process the step before."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 from stemma.backend.cache.base import NoCache, PrefixCache
 from stemma.backend.cache.radix import RadixCache
 from stemma.backend.cache.slots import SlotAllocator
-from stemma.backend.core import Plan, Runner, StepOutput
+from stemma.backend.core import AheadRunner, Int64, Launched, Plan, Runner, StepOutput
 from stemma.backend.messages import GraphDelta
 from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.branch import Sink
@@ -23,8 +24,21 @@ from stemma.backend.scheduler.tools import Compile, TextTools
 EXPIRE_EVERY = 1.0  # seconds between looks at idle leases
 
 
+@dataclass(slots=True)
+class Flight:
+    """A step that is launched and not processed. epochs: those of its rows when it was planned."""
+
+    plan: Plan
+    epochs: Int64
+    launched: Launched
+
+
 class Scheduler:
-    """Runs program graphs on a runner. One thread calls `step`; `submit` may come from any."""
+    """Runs program graphs on a runner. One thread calls `step`; `submit` may come from any.
+
+    overlap: plan and launch each step before the results of the one before it are known (docs/notes, "one step
+    ahead"). The runner must be an `AheadRunner`; ValueError if it is not. Changes no token.
+    """
 
     def __init__(
         self,
@@ -41,10 +55,14 @@ class Scheduler:
         jump_forward: bool = True,
         mask_overlap: bool = True,
         draft: str = "off",
+        overlap: bool = False,
         seed: int = 0,
         lease: float = 60.0,
     ) -> None:
-        self.runner = runner
+        if overlap and not getattr(runner, "overlap", False):
+            raise ValueError(f"overlap=True needs a runner that can launch steps ahead; {type(runner).__name__} cannot")
+        self.runner, self.overlap = runner, overlap
+        self._flight: Flight | None = None
         self.slots = SlotAllocator(runner.num_slots)
         self.cache: PrefixCache = RadixCache(self.slots) if radix else NoCache()
         self.rows = Rows(max_rows, context, runner.vocab_size)
@@ -54,7 +72,8 @@ class Scheduler:
         )
         eos_ids = text.tokenizer.eos_ids
         self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap)
-        self.planner = Planner(self.memory, chunk, self.masker, draft != "off")
+        self.memory.drafting = draft != "off"
+        self.planner = Planner(self.memory, chunk, self.masker, draft != "off", overlap)
         self.output = Output(self.memory, self.graph, eos_ids, runner.vocab_size, jump_forward, draft == "forced")
         self.tokens_computed = 0
         self._next_expire = time.monotonic() + EXPIRE_EVERY
@@ -70,6 +89,8 @@ class Scheduler:
         if now >= self._next_expire:
             self._next_expire = now + EXPIRE_EVERY
             self.graph.expire(now)
+        if self.overlap:
+            return self._step_ahead()
         plan = self.planner.build()
         for branch in self.planner.settled:
             self.output.settle(branch)
@@ -88,9 +109,60 @@ class Scheduler:
         masks.finish()  # if the runner did not: from here on the matchers are the output's
         return out
 
+    # -- one step ahead --------------------------------------------------------------------------------------------
+
+    def _step_ahead(self) -> bool:
+        """Launch the next step, then process the one before it. A step that cannot be planned without the results of
+        the one before it is left for the next call."""
+        before, planner = self._flight, self.planner
+        plan = None
+        if before is None or not planner.starved:
+            plan = planner.build(in_flight=before is not None)
+            settled = planner.settled
+        else:
+            planner.starved, settled = False, []
+        self._flight = None if plan is None else self._launch(plan)
+        for branch in settled:
+            self.output.settle(branch)
+        try:
+            if before is not None:
+                self._land(before)
+        finally:
+            if self._flight is not None and self._flight.plan.late:
+                self._sample(self._flight)
+        if self._flight is not None and not self.memory.running and not self.memory.waiting:
+            self._land(self._flight)  # all its rows have ended meanwhile
+            self._flight = None
+        return before is not None or plan is not None or bool(settled)
+
+    def _launch(self, plan: Plan) -> Flight:
+        self.tokens_computed += len(plan.ids)
+        if not plan.late and isinstance(plan.masks, StepMasks):
+            plan.masks.start()
+        return Flight(plan, self.planner.epochs, cast(AheadRunner, self.runner).launch(plan))
+
+    def _land(self, flight: Flight) -> None:
+        """Wait for a step's results and process them."""
+        out = flight.launched.result()
+        if isinstance(flight.plan.masks, StepMasks):
+            flight.plan.masks.finish()  # if the runner did not: from here on the matchers are the output's
+        self.output.process(flight.plan, out, flight.epochs)
+
+    def _sample(self, flight: Flight) -> None:
+        """The step before a late one is processed: let it draw. Rows that have moved on, and those whose next token is
+        known by now because the grammar forces it, need no mask: their draws will not be looked at."""
+        plan, rows = flight.plan, self.memory.rows
+        if isinstance(plan.masks, StepMasks):
+            index = plan.rows
+            awaited = (rows.epoch[index] == flight.epochs) & (rows.drawing[index] > 0)
+            plan.masks.keep(lambda i: bool(awaited[i]))
+            plan.masks.start()
+        flight.launched.sample()
+
     @property
     def idle(self) -> bool:
-        return not self.memory.running and not self.memory.waiting
+        """Nothing runs, waits or is launched."""
+        return not self.memory.running and not self.memory.waiting and self._flight is None
 
     def flush_cache(self) -> bool:
         """Forget all cached prefixes. False (and nothing happens) while branches are running or waiting."""
@@ -116,6 +188,7 @@ class Scheduler:
             "evictable_slots": self.cache.evictable,
             "total_slots": self.slots.total,
             "retractions": self.memory.retractions,
+            "discarded_tokens": self.memory.discarded,
             "tokens_computed": self.tokens_computed,
             **self.masker.figures(),
         }

@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 
@@ -71,12 +71,18 @@ class StepMasks:
             assert row is not None
             yield wanted.index, row
 
+    def keep(self, chosen: Callable[[int], bool]) -> None:
+        """Drop the rows whose plan index is not chosen: their draws do not matter any more. Before `start`."""
+        self._wanted = [wanted for wanted in self._wanted if chosen(wanted.index)]
+        self._todo = deque(range(len(self._wanted)))
+        self._rows = [None] * len(self._wanted)
+
     def start(self) -> None:
         """Let the thread begin, if there is to be one. The runner is about to launch the step."""
         self._masker.lend(self)
 
     def finish(self) -> None:
-        """Wait until all rows are worked out, and count the wait. In the scheduler's thread."""
+        """Wait until all rows are worked out, and count the wait. In the thread that runs the step, or after it."""
         if self.finished:
             return
         begin = time.perf_counter()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stemma.backend.core import Group, Int32, LogprobRequest, Plan, SamplingArrays, Verify
+from stemma.backend.core import NO_RELAY, Bool, Group, Int32, Int64, LogprobRequest, Plan, SamplingArrays, Verify
 from stemma.backend.scheduler.branch import Branch, Work
 from stemma.backend.scheduler.masking import Masker, Wanted
 
@@ -20,9 +20,16 @@ MIN_SHARED = 32  # a shorter common prefix is not worth a group
 class Planner:
     """Builds plans. A steady decode batch reuses what does not change (order, sampling arrays, groups)."""
 
-    def __init__(self, memory: Memory, chunk: int, masker: Masker, draft: bool = False) -> None:
-        self.memory, self.chunk, self.masker, self.draft = memory, chunk, masker, draft
+    def __init__(
+        self, memory: Memory, chunk: int, masker: Masker, draft: bool = False, overlap: bool = False
+    ) -> None:
+        self.memory, self.chunk, self.masker, self.draft, self.overlap = memory, chunk, masker, draft, overlap
         self.step = 0
+        self.starved = False  # the last plan lacks rows for want of memory that the step in flight may give back
+        self.epochs: Int64 = np.empty(0, np.int64)  # of the last plan's rows, with `overlap`
+        self._in_flight = False  # the plan before this one is launched and not processed
+        self._same = False  # all running rows decode, as in the last plan
+        self._longer: list[Branch] = []  # running rows with more than one token to run
         self._rows: Int32 = np.empty(0, np.int32)
         self._sampling: SamplingArrays | None = None
         self._groups: list[Group] = []
@@ -30,19 +37,25 @@ class Planner:
         self._special: list[tuple[int, Branch]] = []
         self.settled: list[Branch] = []  # branches with a row and nothing left to compute: wholly cached, no sampling
 
-    def build(self) -> Plan | None:
-        """The next step, or None when nothing can run. May admit, evict and retract."""
+    def build(self, in_flight: bool = False) -> Plan | None:
+        """The next step, or None when nothing can run. May admit, evict and retract.
+
+        in_flight: the last plan is launched and not processed (`overlap`). Then nothing is retracted, rows whose next
+        tokens depend on its results are left out, and None may mean that there is nothing to do before it is processed.
+        """
         memory, rows = self.memory, self.memory.rows
-        self.settled = []
+        self.settled, self.starved, self._in_flight = [], False, in_flight
         if not memory.running and not memory.waiting:
             return None
         extends: list[Extend] = []
         memory.planned.clear()
         decodes = self._grow_decodes()
+        if self.starved:
+            return None
         budget = self.chunk
         if self.draft:
             budget -= self._extend_drafted(decodes, budget, extends)
-        for branch in [b for b in memory.running if rows.length[b.row] - rows.computed[b.row] > 1]:
+        for branch in self._longer:
             if budget <= 0:
                 break
             if branch.row >= 0:  # not retracted by one before it
@@ -64,21 +77,39 @@ class Planner:
 
     def _grow_decodes(self) -> list[Branch]:
         """The rows with exactly one pending token, after making room for that token."""
-        memory, rows = self.memory, self.memory.rows
+        memory = self.memory
         while True:
             running = memory.running
+            self._same, self._longer = False, []
             if not running:
                 return []
             if not memory.changed and self._decode_only and len(self._rows) == len(running):
-                pending = rows.length[self._rows] - rows.computed[self._rows]
-                if (pending == 1).all() and memory.ensure(len(running)):
+                if (self._pending(self._rows) == 1).all() and memory.ensure(len(running)):
+                    self._same = True
                     return list(running)  # a copy: admission will append to the running list
             index = np.fromiter((b.row for b in running), np.int64, len(running))
-            pending = rows.length[index] - rows.computed[index]
-            decodes = [b for b, p in zip(running, pending.tolist(), strict=True) if p == 1]
+            pending = self._pending(index).tolist()
+            decodes = [b for b, p in zip(running, pending, strict=True) if p == 1]
+            self._longer = [b for b, p in zip(running, pending, strict=True) if p > 1]
             if memory.ensure(len(decodes)):
                 return decodes
+            if self._in_flight:
+                self.starved = True
+                return []
             memory.retract(max(running, key=lambda b: b.serial))
+
+    def _pending(self, index: Int32 | Int64) -> Int32:
+        """How many tokens of each row a step may run now: those known, or the one that the step in flight draws. Not
+        that one if it is the row's last, or if what follows it is only known with it."""
+        rows = self.memory.rows
+        length = rows.length[index]
+        if not self._in_flight:
+            return length - rows.computed[index]
+        drawing = rows.drawing[index]
+        length += drawing
+        pending = length - rows.computed[index] - rows.ahead[index]
+        pending[(drawing > 0) & ((length >= rows.limit[index]) | rows.waits[index])] = 0
+        return pending
 
     def _extend_drafted(self, decodes: list[Branch], budget: int, extends: list[Extend]) -> int:
         """Move rows that have a draft from `decodes` to `extends`. Returns how many tokens they are extended by."""
@@ -96,14 +127,19 @@ class Planner:
     def _extend(self, branch: Branch, budget: int, extends: list[Extend]) -> int:
         """Give a row slots for up to `budget` pending tokens, and show them to the cache. Returns how many."""
         memory, rows, row = self.memory, self.memory.rows, branch.row
-        start, length = int(rows.computed[row]), int(rows.length[row])
+        start, length = int(rows.computed[row] + rows.ahead[row]), int(rows.length[row])
         n = min(length - start, budget)
         if n <= 0:
             self.settled.append(branch)
             return 0
         # decode rows chosen in this step still need one slot each
         reserve = len(memory.running)
-        if not memory.make_room(n + reserve, keep=branch):
+        if self._in_flight and not memory.ensure(n + reserve):
+            self.starved = True
+            n = min(n, memory.slots.free_count - reserve)
+            if n <= 0:
+                return 0
+        elif not memory.make_room(n + reserve, keep=branch):
             memory.ensure(n)
             n = min(n, memory.slots.free_count - reserve if len(memory.running) > 1 else memory.slots.free_count)
             if n <= 0:
@@ -130,8 +166,7 @@ class Planner:
     def _fill(self, decodes: list[Branch], extends: list[Extend]) -> Plan:
         memory, rows = self.memory, self.memory.rows
         self.step += 1
-        steady = not extends and self._decode_only and not memory.changed and len(decodes) == len(self._rows)
-        if not steady:
+        if extends or memory.changed or not self._same:
             decodes = self._depth_first(decodes)
             order = [b.row for b in decodes] + [b.row for b, *_ in extends]
             self._rows = np.array(order, np.int32)
@@ -158,7 +193,10 @@ class Planner:
         assert self._sampling is not None
         index = self._rows
         d = len(decodes)
-        start = rows.computed[index]
+        start, length = rows.computed[index], rows.length[index]
+        if self._in_flight:
+            start += rows.ahead[index]
+            length += rows.drawing[index]
         if d:
             head = index[:d]
             rows.slots[head, start[:d]] = memory.slots.allocate(d)
@@ -172,7 +210,7 @@ class Planner:
             owner = np.repeat(np.arange(len(index)), n)
             positions = (np.arange(offsets[-1], dtype=np.int32) - offsets[owner] + start[owner]).astype(np.int32)
             flat = index[owner]
-            sample = rows.sample[index] & (start + n - draft == rows.length[index])
+            sample = rows.sample[index] & (start + n - draft == length)
         else:
             n = np.ones(d, np.int32)
             offsets = np.arange(d + 1, dtype=np.int32)
@@ -182,14 +220,25 @@ class Planner:
         wants: list[LogprobRequest] = []
         verify = [self._verify(d + k, branch, drafted) for k, (branch, _, drafted) in enumerate(extends) if drafted]
         for i, branch in self._special:
-            self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
+            self._special_row(i, branch, int(start[i]), int(n[i]), int(length[i]), bool(sample[i]), masks, wants)
+        ids = rows.ids[flat, positions]
+        relay_to, relay_from, late = NO_RELAY, NO_RELAY, False
+        if self._in_flight and d:
+            relay_to = np.flatnonzero(rows.drawing[index[:d]]).astype(np.int32)  # such rows are decodes: one token each
+        if len(relay_to):
+            ids[relay_to], relay_from = -1, rows.place[index[relay_to]]
+            late = self._sampling.any_penalty or any(
+                w.work.matcher is not None and rows.drawing[index[w.index]] > 0 for w in masks
+            )
+        if self.overlap:
+            self._launching(index, n, sample, verify)
         return Plan(
             step=self.step,
             rows=index,
             start=start,
             n=n,
             offsets=offsets,
-            ids=rows.ids[flat, positions],
+            ids=ids,
             positions=positions,
             out_slots=rows.slots[flat, positions],
             sample=sample,
@@ -200,7 +249,21 @@ class Planner:
             logprobs=wants,
             groups=self._groups,
             verify=verify,
+            relay_to=relay_to,
+            relay_from=relay_from,
+            late=late,
         )
+
+    def _launching(self, index: Int32, n: Int32, sample: Bool, verify: list[Verify]) -> None:
+        """Note in the rows what the step will add to them."""
+        rows = self.memory.rows
+        rows.ahead[index] += n
+        if verify:  # how many tokens those rows will have is known with the results: they wait
+            sample = sample.copy()
+            sample[[v.index for v in verify]] = False
+        rows.drawing[index] += sample
+        rows.place[index] = np.arange(len(index), dtype=np.int32)
+        self.epochs = rows.epoch[index]
 
     def _verify(self, i: int, branch: Branch, count: int) -> Verify:
         work = branch.work
@@ -214,7 +277,15 @@ class Planner:
         return Verify(i, count, masks)
 
     def _special_row(
-        self, i: int, branch: Branch, start: int, n: int, sample: bool, masks: list[Wanted], wants: list[LogprobRequest]
+        self,
+        i: int,
+        branch: Branch,
+        start: int,
+        n: int,
+        length: int,
+        sample: bool,
+        masks: list[Wanted],
+        wants: list[LogprobRequest],
     ) -> None:
         work = branch.work
         assert work is not None
@@ -222,7 +293,7 @@ class Planner:
             assert work.params is not None
             hold = start + n - work.prompt_len < work.params.min_new_tokens
             if hold or work.matcher is not None:
-                draft = start + n - int(self.memory.rows.length[branch.row])  # tokens of a guess that come before it
+                draft = start + n - length  # tokens of a guess that come before it
                 masks.append(Wanted(i, work, hold, work.draft_masks[draft - 1] if draft else None))
         if work.score_from >= 0:
             first, last = max(work.score_from, start + 1), min(start + n + 1, work.limit)
@@ -233,7 +304,6 @@ class Planner:
             want = LogprobRequest(i, output=sample, top=options.top, ids=tuple(options.ids or ()))
             # prompt positions when asked for, and forced tokens, which were appended without being sampled
             asked_from = options.start if options.start >= 0 else work.prompt_len
-            length = int(self.memory.rows.length[branch.row])
             first, last = max(asked_from, start + 1), min(start + n + 1, length)
             if first < last:
                 want.input_from, want.input_to = first, last

@@ -133,6 +133,7 @@ def options_of(rng: random.Random) -> dict[str, Any]:
     if rng.random() < 0.3:
         options["retract_every"] = rng.choice([2, 3, 5])
     options["mask_overlap"] = rng.random() < 0.5
+    options["overlap"] = rng.random() < 0.5
     return options
 
 
