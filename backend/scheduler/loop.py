@@ -154,7 +154,7 @@ class Scheduler:
         plan, rows = flight.plan, self.memory.rows
         if isinstance(plan.masks, StepMasks):
             index = plan.rows
-            awaited = (rows.epoch[index] == flight.epochs) & (rows.drawing[index] > 0)
+            awaited = (rows.epoch[index] == flight.epochs) & (plan.start + plan.n >= rows.length[index])
             plan.masks.keep(lambda i: bool(awaited[i]))
             plan.masks.start()
         flight.launched.sample()
