@@ -20,10 +20,24 @@ VOCAB = 32_000
 TABLE: list[bytes | None] = [b"ab"] * VOCAB
 
 
+class NullStep:
+    """A launched step that has ended already."""
+
+    def __init__(self, output: StepOutput) -> None:
+        self._output = output
+
+    def sample(self) -> None:
+        pass
+
+    def result(self) -> StepOutput:
+        return self._output
+
+
 class NullRunner:
     """Answers every step at once with the same token."""
 
     vocab_size = VOCAB
+    overlap = True
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
@@ -31,6 +45,9 @@ class NullRunner:
 
     def run(self, plan: Plan) -> StepOutput:
         return StepOutput(np.where(plan.sample, self._tokens[: len(plan.rows)], -1))
+
+    def launch(self, plan: Plan) -> NullStep:
+        return NullStep(self.run(plan))
 
 
 class _Tokenizer:
@@ -53,7 +70,7 @@ class _Text:
         return TextStream(TABLE, params.stop, params.no_stop_trim)
 
 
-def measure(rows: int, steps: int, kind: str, repeats: int) -> tuple[float, float]:
+def measure(rows: int, steps: int, kind: str, repeats: int, overlap: bool = False) -> tuple[float, float]:
     """Median and 95th percentile of the host time of one decode step, in microseconds."""
     times: list[float] = []
     for _ in range(repeats):
@@ -64,6 +81,7 @@ def measure(rows: int, steps: int, kind: str, repeats: int) -> tuple[float, floa
             lambda c, done: done(RequestError("none")),
             context=context,
             max_rows=rows,
+            overlap=overlap,
         )
         for i in range(rows):
             params: dict[str, object] = {"max_new_tokens": steps + 50, "temperature": 0.7, "seed": i}
@@ -89,12 +107,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 32, 256], help="branches in the step")
     parser.add_argument("--steps", type=int, default=300, help="steps timed in each repeat")
     parser.add_argument("--repeats", type=int, default=3, help="fresh schedulers")
+    parser.add_argument("--overlap", action="store_true", help="the loop that launches one step ahead")
     args = parser.parse_args(argv)
     limits = {32: 300.0, 256: 1000.0}
     print(f"{'rows':>5} {'kind':>8} {'median µs':>10} {'p95 µs':>8} {'target µs':>10}")
     for rows in args.rows:
         for kind in ("plain", "stop", "stream"):
-            median, p95 = measure(rows, args.steps, kind, args.repeats)
+            median, p95 = measure(rows, args.steps, kind, args.repeats, args.overlap)
             target = f"{limits[rows]:.0f}" if rows in limits and kind == "plain" else "-"
             print(f"{rows:>5} {kind:>8} {median:>10.1f} {p95:>8.1f} {target:>10}")
     return 0

@@ -166,7 +166,8 @@ class Planner:
     def _fill(self, decodes: list[Branch], extends: list[Extend]) -> Plan:
         memory, rows = self.memory, self.memory.rows
         self.step += 1
-        if extends or memory.changed or not self._same:
+        steady = self._same and not extends and not memory.changed
+        if not steady:
             decodes = self._depth_first(decodes)
             order = [b.row for b in decodes] + [b.row for b, *_ in extends]
             self._rows = np.array(order, np.int32)
@@ -232,6 +233,8 @@ class Planner:
             )
         if self.overlap:
             self._launching(index, n, sample, verify)
+            if not steady:
+                rows.place[index] = np.arange(len(index), dtype=np.int32)
         return Plan(
             step=self.step,
             rows=index,
@@ -262,7 +265,6 @@ class Planner:
             sample = sample.copy()
             sample[[v.index for v in verify]] = False
         rows.drawing[index] += sample
-        rows.place[index] = np.arange(len(index), dtype=np.int32)
         self.epochs = rows.epoch[index]
 
     def _verify(self, i: int, branch: Branch, count: int) -> Verify:
