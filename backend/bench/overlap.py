@@ -9,7 +9,6 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -47,11 +46,11 @@ def workloads(engine: Engine, args: argparse.Namespace) -> dict[str, tuple[list[
     }
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Seconds, processor seconds of the process, and the result."""
+def timed(engine: Engine, prompts: list[list[int]], params: list[Params]) -> tuple[float, float, list[dict[str, Any]]]:
+    """Seconds, processor seconds of the process, and the results."""
     begin, cpu = time.perf_counter(), time.process_time()
-    result = call()
-    return time.perf_counter() - begin, time.process_time() - cpu, result
+    results = engine.generate(input_ids=prompts, sampling_params=params)
+    return time.perf_counter() - begin, time.process_time() - cpu, results
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,9 +81,7 @@ def main(argv: list[str] | None = None) -> int:
             for number in range(args.repeats + 1):
                 for m in MODES if number % 2 else MODES[::-1]:
                     engines[m].flush_cache()
-                    took, worked, results = timed(
-                        lambda e=engines[m]: e.generate(input_ids=prompts, sampling_params=params)
-                    )
+                    took, worked, results = timed(engines[m], prompts, params)
                     ids[m] = [r["output_ids"] for r in results]
                     if number:  # the first is for warming up
                         seconds[m].append(took)

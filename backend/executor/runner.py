@@ -86,17 +86,22 @@ def _context_length(config: ModelConfig, wanted: int | None) -> int:
     return length
 
 
-def _alive(runner: weakref.ref[ModelRunner]) -> ModelRunner:
-    made = runner()
-    assert made is not None, "the runner is gone; its step has nobody to run it"
-    return made
+def _ahead(runner: weakref.ref[Any]) -> Ahead:
+    """The thread of `launch`. It knows the runner weakly, and so ends with it."""
+
+    def alive() -> ModelRunner:
+        made = runner()
+        assert made is not None, "the runner is gone; its step has nobody to run it"
+        return made
+
+    return Ahead(lambda plan: alive()._begin(plan), lambda plan, begun: alive()._finish(plan, begun))
 
 
 class ModelRunner:
     """The device side of the engine: one model, its KV pool, its kernels.
 
-    `run` executes a plan, `launch` starts one (`core.AheadRunner`); call them from one thread at a time. Raises `RequestError` at construction when the model's
-    directory, configuration or weights are wrong or unsupported.
+    `run` executes a plan, `launch` starts one (`core.AheadRunner`); call them from one thread at a time. Raises
+    `RequestError` at construction when the model's directory, configuration or weights are wrong or unsupported.
     """
 
     overlap = True
@@ -150,9 +155,7 @@ class ModelRunner:
         self.pool = KVPool(c.num_layers, self.num_slots, c.num_kv_heads, c.head_dim, self.dtype, self.device)
         self.masks = MaskTable(self.vocab_size, self.device)
         self._fused = self._fuse() if fused and self.kernels.compiled else None
-        # the thread's functions get the runner weakly: it ends with the runner
-        me = weakref.ref(self)
-        self._ahead = Ahead(lambda plan: _alive(me)._begin(plan), lambda plan, begun: _alive(me)._finish(plan, begun))
+        self._ahead = _ahead(weakref.ref(self))
         self.parameters = sum(int(np.prod(shape)) for shape in expected.values())
         self.load_seconds = time.perf_counter() - began
 

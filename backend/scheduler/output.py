@@ -35,8 +35,8 @@ class Output:
         graph.begin = self.begin
 
     def process(self, plan: Plan, out: StepOutput, epochs: Int64 | None = None) -> None:
-        """Take up a step's results. With `epochs` (those of its rows when it was planned), rows that have moved on since
-        are left out, and the next step may be under way."""
+        """Take up a step's results. With `epochs` (those of its rows when it was planned), rows that have moved on
+        since are left out, and the next step may be under way."""
         rows, index = self.memory.rows, plan.rows
         ends = plan.start + plan.n
         live = None

@@ -20,9 +20,7 @@ MIN_SHARED = 32  # a shorter common prefix is not worth a group
 class Planner:
     """Builds plans. A steady decode batch reuses what does not change (order, sampling arrays, groups)."""
 
-    def __init__(
-        self, memory: Memory, chunk: int, masker: Masker, draft: bool = False, overlap: bool = False
-    ) -> None:
+    def __init__(self, memory: Memory, chunk: int, masker: Masker, draft: bool = False, overlap: bool = False) -> None:
         self.memory, self.chunk, self.masker, self.draft, self.overlap = memory, chunk, masker, draft, overlap
         self.step = 0
         self.starved = False  # the last plan lacks rows for want of memory that the step in flight may give back
@@ -83,10 +81,10 @@ class Planner:
             self._same, self._longer = False, []
             if not running:
                 return []
-            if not memory.changed and self._decode_only and len(self._rows) == len(running):
-                if (self._pending(self._rows) == 1).all() and memory.ensure(len(running)):
-                    self._same = True
-                    return list(running)  # a copy: admission will append to the running list
+            same = not memory.changed and self._decode_only and len(self._rows) == len(running)
+            if same and (self._pending(self._rows) == 1).all() and memory.ensure(len(running)):
+                self._same = True
+                return list(running)  # a copy: admission will append to the running list
             index = np.fromiter((b.row for b in running), np.int64, len(running))
             pending = self._pending(index).tolist()
             decodes = [b for b, p in zip(running, pending, strict=True) if p == 1]

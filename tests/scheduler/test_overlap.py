@@ -41,6 +41,8 @@ class Played:
         self.scheduler = Scheduler(self.runner, FakeText(), self._compile, overlap=overlap, seed=1, **options)
         self.events: dict[str, list[Event]] = {}
         self.steps = 0
+        self.retract_every = 0
+        self.cancel: tuple[int, str, list[str] | None] = (0, "", None)  # after which step, what
 
     def _compile(self, constraint: Constraint, done: Callable[[Grammar | Exception], None]) -> None:
         if self.late:
@@ -61,6 +63,14 @@ class Played:
         if self.steps % 4 == 0 or not more:
             self.scheduler.check()
         assert more or self.scheduler.idle
+        memory = self.scheduler.memory
+        if self.retract_every and self.steps % self.retract_every == 0 and self.steps < 90 and memory.running:
+            memory.retract(memory.running[self.steps % len(memory.running)])
+            self.scheduler.check()
+            more = True
+        if self.cancel[0] == self.steps:
+            self.scheduler.graph.cancel(*self.cancel[1:])
+            self.scheduler.check()
         return more or bool(self.compiling)
 
     def drain(self) -> None:
@@ -161,19 +171,8 @@ def test_the_events_are_those_of_the_plain_loop(seed: int):
         abort_at, abort = rng.choice([0, 0, 3, 9, 20]), rng.choice(deltas)
         branches = rng.choice([None, [rng.choice(abort["branches"])["id"]]])
         play = Played(True, eos_every=eos_every, **options)
-
-        def tick(play: Played = play, retract_every: int = retract_every, abort_at: int = abort_at) -> bool:
-            more = play.step()
-            memory = play.scheduler.memory
-            if retract_every and play.steps % retract_every == 0 and play.steps < 90 and memory.running:
-                memory.retract(memory.running[play.steps % len(memory.running)])
-                play.scheduler.check()
-                more = True
-            if abort_at and play.steps == abort_at:
-                play.scheduler.graph.cancel(abort["program"], branches)
-                play.scheduler.check()
-            return more
-
+        play.retract_every = retract_every
+        play.cancel = (abort_at, abort["program"], branches)
         split = rng.random() < 0.4 and not abort_at
         sent = [piece for delta in deltas for piece in (pieces(rng, delta) if split else [delta])]
         stagger = rng.choice([0, 1, 2, 5])
@@ -181,9 +180,8 @@ def test_the_events_are_those_of_the_plain_loop(seed: int):
             if not abort_at or delta["program"] != abort["program"] or play.steps < abort_at:
                 play.submit(delta)
             for _ in range(stagger):
-                tick()
-        while tick():
-            pass
+                play.step()
+        play.drain()
         for program, events in play.events.items():
             if abort_at and branches is not None and program == abort["program"]:
                 play.scheduler.graph.cancel(program)
@@ -232,7 +230,8 @@ def test_the_end_of_the_context_is_known_ahead():
 def test_an_end_is_known_a_step_late_and_costs_one_token(last: str):
     full = expected(ids_of("abc"), 30, 10**9)
     if last == "an end":
-        eos_every, stop = next((every, None) for every in range(2, 50) if 4 < len(expected(ids_of("abc"), 30, every)) < 30)
+        ends = (every for every in range(2, 50) if 4 < len(expected(ids_of("abc"), 30, every)) < 30)
+        eos_every, stop = next(ends), None
     else:
         eos_every, stop = 10**9, chr(full[6])
     params = {"max_new_tokens": 30} | ({"stop": [stop]} if stop else {})
@@ -244,7 +243,8 @@ def test_an_end_is_known_a_step_late_and_costs_one_token(last: str):
 
 
 def test_a_row_goes_on_over_the_token_that_was_discarded():
-    nodes = [text("abc"), gen(max_new_tokens=30), text("and then "), gen(max_new_tokens=5), text("x"), gen(max_new_tokens=3)]
+    first, second, third = (gen(max_new_tokens=n) for n in (30, 5, 3))
+    nodes = [text("abc"), first, text("and then "), second, text("x"), third]
     for every in range(2, 12):
         plain, ahead = (play_one(o, *nodes, eos_every=every) for o in (False, True))
         assert told(ahead.events["p"]) == told(plain.events["p"])
