@@ -21,33 +21,42 @@ TABLE: list[bytes | None] = [b"ab"] * VOCAB
 
 
 class NullStep:
-    """A launched step that has ended already."""
+    """A launched step, over when the time has come."""
 
-    def __init__(self, output: StepOutput) -> None:
-        self._output = output
+    def __init__(self, output: StepOutput, until: float) -> None:
+        self._output, self._until = output, until
 
     def sample(self) -> None:
         pass
 
     def result(self) -> StepOutput:
+        _wait(self._until)
         return self._output
 
 
 class NullRunner:
-    """Answers every step at once with the same token."""
+    """Answers every step with the same token: at once, or as a device would whose steps take `seconds` each."""
 
     vocab_size = VOCAB
     overlap = True
 
-    def __init__(self, num_slots: int) -> None:
-        self.num_slots = num_slots
+    def __init__(self, num_slots: int, seconds: float = 0.0) -> None:
+        self.num_slots, self.seconds = num_slots, seconds
         self._tokens = np.full(4096, 7, np.int32)
+        self._busy_until = 0.0
 
     def run(self, plan: Plan) -> StepOutput:
-        return StepOutput(np.where(plan.sample, self._tokens[: len(plan.rows)], -1))
+        return self.launch(plan).result()
 
     def launch(self, plan: Plan) -> NullStep:
-        return NullStep(self.run(plan))
+        if self.seconds:
+            self._busy_until = max(self._busy_until, time.perf_counter()) + self.seconds
+        return NullStep(StepOutput(np.where(plan.sample, self._tokens[: len(plan.rows)], -1)), self._busy_until)
+
+
+def _wait(until: float) -> None:
+    if until and (left := until - time.perf_counter()) > 0:
+        time.sleep(left)
 
 
 class _Tokenizer:
@@ -70,13 +79,16 @@ class _Text:
         return TextStream(TABLE, params.stop, params.no_stop_trim)
 
 
-def measure(rows: int, steps: int, kind: str, repeats: int, overlap: bool = False) -> tuple[float, float]:
-    """Median and 95th percentile of the host time of one decode step, in microseconds."""
+def measure(
+    rows: int, steps: int, kind: str, repeats: int, overlap: bool = False, device: float = 0.0
+) -> tuple[float, float]:
+    """Median and 95th percentile of the time of one decode step, in microseconds. device: seconds of it that the device
+    takes."""
     times: list[float] = []
     for _ in range(repeats):
         context = steps + 256
         scheduler = Scheduler(
-            NullRunner(rows * context + 1),
+            NullRunner(rows * context + 1, device),
             _Text(),
             lambda c, done: done(RequestError("none")),
             context=context,
@@ -108,12 +120,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=300, help="steps timed in each repeat")
     parser.add_argument("--repeats", type=int, default=3, help="fresh schedulers")
     parser.add_argument("--overlap", action="store_true", help="the loop that launches one step ahead")
+    parser.add_argument("--device-us", type=float, default=0.0, help="a device whose steps take so long; default: 0")
     args = parser.parse_args(argv)
     limits = {32: 300.0, 256: 1000.0}
     print(f"{'rows':>5} {'kind':>8} {'median µs':>10} {'p95 µs':>8} {'target µs':>10}")
     for rows in args.rows:
         for kind in ("plain", "stop", "stream"):
-            median, p95 = measure(rows, args.steps, kind, args.repeats, args.overlap)
-            target = f"{limits[rows]:.0f}" if rows in limits and kind == "plain" else "-"
+            median, p95 = measure(rows, args.steps, kind, args.repeats, args.overlap, args.device_us / 1e6)
+            target = f"{limits[rows]:.0f}" if rows in limits and kind == "plain" and not args.device_us else "-"
             print(f"{rows:>5} {kind:>8} {median:>10.1f} {p95:>8.1f} {target:>10}")
     return 0
