@@ -88,6 +88,12 @@ class EngineConfig:
         False, "work out constraint masks after the forward pass, not in a thread while it runs"
     )
     disable_jump_forward: bool = _opt(False, "sample forced tokens one by one")
+    overlap_schedule: str = _opt(
+        "auto",
+        "plan and launch each step before the results of the one before it are known, which changes no output; 'auto': "
+        "'on' on GPU, 'off' on CPU",
+        ("auto", "on", "off"),
+    )
     draft: str = _opt(
         "off",
         "tokens proposed ahead of sampling and verified in one step, which changes no output: 'forced' proposes how "

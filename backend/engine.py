@@ -117,6 +117,7 @@ class Engine:
             jump_forward=not config.disable_jump_forward,
             mask_overlap=not config.disable_mask_overlap,
             draft=config.draft,
+            overlap=self._overlaps(),
             seed=config.random_seed,
             lease=config.lease_seconds,
             max_prefill=config.max_prefill_tokens,
@@ -138,6 +139,11 @@ class Engine:
         self._thread = threading.Thread(target=self._loop, name="stemma-engine", daemon=True)
         self._thread.start()
         _alive.add(self)
+
+    def _overlaps(self) -> bool:
+        """What `overlap_schedule` means here. On CPU the planning competes with the model for the cores."""
+        wanted = self.config.overlap_schedule
+        return wanted == "on" or (wanted == "auto" and self.runner.device.type == "cuda")
 
     # -- graphs ----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ BENCHES = {
     "grammar": "constraint engines side by side: schemas, regular expressions, a batch of 128",
     "hostile": "delays between steps while hostile schemas compile",
     "masks": "a batch of distinct schemas: steps that waited for a mask, with and without overlap",
+    "overlap": "steps launched one ahead, on and off: equal ids, tokens per second",
     "jump_forward": "forced tokens and drafts, on and off: equal ids, forward passes saved",
     "programs": "whole programs as graphs, against the same programs request by request",
     "simulate": "program traces in virtual time: schedule and routing policies compared, up to 100,000 programs",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stemma.backend.core import Int32, Int64, Plan
+from stemma.backend.core import Int32, Int64, Masks, Plan
 
 
 @dataclass(slots=True)
@@ -37,6 +38,20 @@ class Draws:
         return found
 
 
+class _Joined:
+    """The rows of a step's masks, which may not be there yet, and more. See `core.Masks`."""
+
+    def __init__(self, masks: Masks, more: list[tuple[int, Int32]]) -> None:
+        self._masks, self._more = masks, more
+
+    def __len__(self) -> int:
+        return len(self._masks) + len(self._more)
+
+    def __iter__(self) -> Iterator[tuple[int, Int32]]:
+        yield from self._masks
+        yield from self._more
+
+
 def every_draw(plan: Plan, places: Int64) -> Draws:
     """The draws of a plan whose sampling rows are `places`. Costs nothing without drafts and followers."""
     at = plan.offsets[1:][places] - 1
@@ -54,7 +69,8 @@ def every_draw(plan: Plan, places: Int64) -> Draws:
     index = np.concatenate([np.arange(rows + followers), owner[followers:]])
     extra = rows + np.arange(len(owner))
     s = plan.sampling
-    masks, bias, row = list(plan.masks), list(s.bias), rows + followers
+    masks: list[tuple[int, Int32]] = []
+    bias, row = list(s.bias), rows + followers
     biased = dict(s.bias)
     for v in plan.verify:
         masks += [(row + k, mask) for k, mask in enumerate(v.masks) if mask is not None]
@@ -80,7 +96,7 @@ def every_draw(plan: Plan, places: Int64) -> Draws:
         start=np.concatenate([plan.start, plan.start[owner]]),
         n=np.concatenate([plan.n, plan.n[owner] - back]),
         sampling=replace(s, bias=bias, **gathered),
-        masks=masks,
+        masks=_Joined(plan.masks, masks),
     )
     at = np.concatenate([at, plan.offsets[owner + 1] - 1 - back])
     order = np.argsort(at, kind="stable")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from stemma.backend.cache.kv_pool import KVPool
 from stemma.backend.core import Int32, Plan, RowLogprobs, SamplingArrays, StepOutput
-from stemma.backend.executor.draws import every_draw
+from stemma.backend.executor.ahead import Ahead, LaunchedStep
+from stemma.backend.executor.draws import Draws, every_draw
 from stemma.backend.executor.host_pool import HostPool
 from stemma.backend.executor.logprobs import check_ids, input_logprobs, output_logprobs
 from stemma.backend.executor.mask_table import MaskTable
@@ -85,14 +87,26 @@ def _context_length(config: ModelConfig, wanted: int | None) -> int:
     return length
 
 
+def _ahead(runner: weakref.ref[Any]) -> Ahead:
+    """The thread of `launch`. It knows the runner weakly, and so ends with it."""
+
+    def alive() -> ModelRunner:
+        made = runner()
+        assert made is not None, "the runner is gone; its step has nobody to run it"
+        return made
+
+    return Ahead(lambda plan: alive()._begin(plan), lambda plan, begun: alive()._finish(plan, begun))
+
+
 class ModelRunner:
     """The device side of the engine: one model, its KV pool, its kernels.
 
-    `run` executes a plan; call it from one thread at a time. Raises `RequestError` at construction when the model's
-    directory, configuration or weights are wrong or unsupported.
+    `run` executes a plan, `launch` starts one (`core.AheadRunner`); call them from one thread at a time. Raises
+    `RequestError` at construction when the model's directory, configuration or weights are wrong or unsupported.
     """
 
     takes_followers = True
+    overlap = True
 
     def __init__(
         self,
@@ -156,6 +170,7 @@ class ModelRunner:
             self.host = HostPool(self.pool, host_slots, _free_memory(), host_path)
         self.masks = MaskTable(self.vocab_size, self.device)
         self._fused = self._fuse() if fused and self.kernels.compiled else None
+        self._ahead = _ahead(weakref.ref(self))
         self.load_seconds = time.perf_counter() - began
 
     def _choose_slots(
@@ -208,12 +223,16 @@ class ModelRunner:
         return self.host.host_slots if self.host else 0
 
     def copy_out(self, slots: Int32, host: Int32) -> None:
-        assert self.host is not None
-        self.host.copy_out(slots, host)
+        pool = self.host
+        assert pool is not None
+        slots, host = slots.copy(), host.copy()
+        self._ahead.in_order(lambda: pool.copy_out(slots, host))
 
     def copy_in(self, host: Int32, slots: Int32) -> None:
-        assert self.host is not None
-        self.host.copy_in(host, slots)
+        pool = self.host
+        assert pool is not None
+        slots, host = slots.copy(), host.copy()
+        self._ahead.in_order(lambda: pool.copy_in(host, slots))
 
     def copy_seconds(self, tokens: int) -> float:
         assert self.host is not None
@@ -305,13 +324,25 @@ class ModelRunner:
             masks=[(0, np.full(self.masks.words, -1, np.int32))],
         )
 
-    @torch.inference_mode()
     def run(self, plan: Plan) -> StepOutput:
         """Executes a plan. next_ids[i] is -1 where row i does not sample, or where its grammar mask allows nothing."""
+        return self._finish(plan, self._begin(plan))
+
+    def launch(self, plan: Plan) -> LaunchedStep:
+        """Executes a plan in a thread, after those launched before. Not at the same time as `run`."""
+        return self._ahead.launch(plan)
+
+    @torch.inference_mode()
+    def _begin(self, plan: Plan) -> tuple[Draws, Tensor, Tensor]:
+        """All but sampling: where to draw, hidden states and raw logits there."""
+        draws = every_draw(plan, np.flatnonzero(plan.sample))
+        return draws, *self._forward(plan, draws.at)
+
+    @torch.inference_mode()
+    def _finish(self, plan: Plan, begun: tuple[Draws, Tensor, Tensor]) -> StepOutput:
+        draws, hidden, logits = begun
         next_ids = np.full(len(plan.rows), -1, np.int32)
         places = np.flatnonzero(plan.sample)
-        draws = every_draw(plan, places)
-        hidden, logits = self._forward(plan, draws.at)
         if draws.take is not None:
             logits = logits[torch.from_numpy(draws.take)]
         results: dict[int, RowLogprobs] = {}

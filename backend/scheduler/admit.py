@@ -45,6 +45,8 @@ class Memory:
         self.planned: set[int] = set()  # rows whose chunk is published already in the plan being built: not retractable
         self.following: dict[int, Branch] = {}  # waiting, out of the queue: the step in flight draws their next token
         self.leases: dict[int, Branch] = {}  # idle branches that pin a prefix, oldest first
+        self.drafting = "off"  # the mode of the drafter: see `set_work`
+        self.discarded = 0  # tokens run for nothing, as their row had ended or moved when their step was processed
 
     # -- slots -----------------------------------------------------------------------------------------------------
 
@@ -80,6 +82,21 @@ class Memory:
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
+    def discard_ahead(self, branch: Branch) -> None:
+        """What is launched for the row and not processed does not matter any more. Its slots are free at once: only
+        steps that are launched later can get them. What was published is the cache's and will be right."""
+        rows, row = self.rows, branch.row
+        ahead, rows.drawing[row] = int(rows.ahead[row]), 0
+        if not ahead:
+            return
+        end = int(rows.computed[row]) + ahead
+        first = self.slots.round_up(max(end - ahead, int(rows.tree_len[row])))  # the rest of a page stays with the row
+        if first < end:
+            self.slots.free(rows.slots[row, first:end].copy())
+        rows.ahead[row] = 0
+        rows.epoch[row] += 1
+        self.discarded += ahead
+
     def commit(self, branch: Branch) -> None:
         """Hand what the row has computed to the cache, so that others can match it."""
         rows, row = self.rows, branch.row
@@ -105,6 +122,7 @@ class Memory:
         if row < 0:
             branch.set_ids(branch.ids(length).copy())
             return
+        self.discard_ahead(branch)
         computed, owned_from = int(rows.computed[row]), int(rows.tree_len[row])
         self.shrink(row, max(length, owned_from))
         rows.computed[row] = min(computed, length)
@@ -135,11 +153,13 @@ class Memory:
         size = self.slots.page_size
         if size == 1:
             return len(index)
-        return size * int(np.count_nonzero(self.rows.computed[index] & (size - 1) == 0))
+        ends = self.rows.computed[index] + self.rows.ahead[index]
+        return size * int(np.count_nonzero(ends & (size - 1) == 0))
 
     def release(self, branch: Branch) -> None:
         """Give the row back. The computed prefix goes to the cache and stays pinned by the branch's handle."""
         rows, row = self.rows, branch.row
+        self.discard_ahead(branch)
         self.commit(branch)
         self.shrink(row, int(rows.tree_len[row]))
         ids = rows.ids[row, : int(rows.length[row])].copy()
@@ -311,6 +331,9 @@ class Memory:
         rows.expected[row], rows.most[row] = self.admission.expect(branch, work)
         rows.sample[row] = work.params is not None and work.limit > work.prompt_len and work.ending is None
         rows.set_sampling(row, work.params, work.seed)
+        constrained = work.matcher is not None
+        drafted = (self.drafting == "forced" and constrained) or self.drafting in ("ngram", "auto")
+        rows.waits[row] = drafted or (constrained and work.logprobs is not None)
         rows.special[row] = work.params is not None and bool(
             work.matcher is not None
             or work.text is not None
@@ -325,7 +348,7 @@ class Memory:
         """Before a prefill chunk: take over what others have computed meanwhile."""
         rows, row = self.rows, branch.row
         computed, owned_from = int(rows.computed[row]), int(rows.tree_len[row])
-        if owned_from + self.slots.page_size <= computed:
+        if owned_from + self.slots.page_size <= computed or rows.ahead[row]:
             return
         ids = branch.ids()
         match = self.cache.match(ids, self.match_limit(branch, len(ids)), branch.program.namespace)
@@ -348,7 +371,7 @@ class Memory:
         KV is stored before attention in every layer, so a follower may read what its leader writes in the same step.
         """
         rows, row, size = self.rows, branch.row, self.slots.page_size
-        start = int(rows.computed[row])
+        start = int(rows.computed[row] + rows.ahead[row])
         start, end = start - start % size, end - end % size
         if rows.tree_len[row] != start or end == start:
             return
@@ -375,7 +398,8 @@ class Memory:
         parts = [self.slots.free_slots(), self.cache.all_slots()]
         for branch in self.running:
             row = branch.row
-            own = self.rows.slots[row, int(self.rows.tree_len[row]) : int(self.rows.computed[row])]
+            end = int(self.rows.computed[row] + self.rows.ahead[row])
+            own = self.rows.slots[row, int(self.rows.tree_len[row]) : end]
             parts.append(self.slots.whole(own))
             assert not len(own) or (own == parts[-1][: len(own)]).all(), "a row's page is torn"
             assert self.rows.tree_len[row] % size == 0, "a row shares a part of a page"

@@ -198,7 +198,7 @@ class Graph:
                 self.fail(branch, error)
             except Exception as error:  # a template that breaks, a tokenizer that panics: this branch, not the engine
                 self.fail(branch, StemmaError(f"internal error: {type(error).__name__}: {error}"))
-        if branch.state is State.DONE and branch.error is not None and branch.open_nodes():
+        if branch.state is State.DONE and branch.error is not None and branch.cursor < len(branch.nodes):
             self._report(branch, branch.error)
         if branch.state in (State.IDLE, State.DONE) and branch.cursor >= len(branch.nodes):
             self._settle(branch)
@@ -589,7 +589,7 @@ class Graph:
 
     def oldest(self, count: int) -> list[dict[str, Any]]:
         """The programs that have been silent for longest: id, seconds, branches, and the nodes of the first ones."""
-        now, programs = time.monotonic(), list(self.programs.values())
+        now, programs = self.memory.clock(), list(self.programs.values())
         return [
             {
                 "program": p.id,

@@ -1,17 +1,18 @@
-"""The scheduler: receive, pick, run, process."""
+"""The scheduler: receive, pick, run, process; or one step ahead: receive, pick, launch, process the step before."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 from stemma.backend.cache.base import NoCache, PrefixCache
 from stemma.backend.cache.host import HostCopies, LoadRule
 from stemma.backend.cache.radix import RadixCache
 from stemma.backend.cache.slots import SlotAllocator
 from stemma.backend.cache.tiered import TieredCache
-from stemma.backend.core import Plan, Runner, StepOutput
+from stemma.backend.core import AheadRunner, Int64, Launched, Plan, Runner, StepOutput
 from stemma.backend.messages import GraphDelta
 from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.branch import Sink
@@ -28,8 +29,22 @@ CHECK_EVERY = 30.0  # seconds between integrity checks of an engine that has bec
 CHECK_SHARE = 0.005  # and the share of the time that they may take, however large the cache is
 
 
+@dataclass(slots=True)
+class Flight:
+    """A step that is launched and not processed. epochs: those of its rows when it was planned."""
+
+    plan: Plan
+    epochs: Int64
+    launched: Launched
+    since: float  # when it was launched
+
+
 class Scheduler:
-    """Runs program graphs on a runner. One thread calls `step`; `submit` may come from any."""
+    """Runs program graphs on a runner. One thread calls `step`; `submit` may come from any.
+
+    overlap: plan and launch each step before the results of the one before it are known (docs/notes, "one step
+    ahead"). The runner must be an `AheadRunner`; ValueError if it is not. Changes no token.
+    """
 
     def __init__(
         self,
@@ -50,6 +65,7 @@ class Scheduler:
         jump_forward: bool = True,
         mask_overlap: bool = True,
         draft: str = "off",
+        overlap: bool = False,
         seed: int = 0,
         lease: float = 60.0,
         check_every: float = CHECK_EVERY,
@@ -60,8 +76,12 @@ class Scheduler:
         max_queued: int | None = None,
     ) -> None:
         """clock: seconds that never go back; ageing, leases and latencies are measured with it."""
+        if overlap and not getattr(runner, "overlap", False):
+            raise ValueError(f"overlap=True needs a runner that can launch steps ahead; {type(runner).__name__} cannot")
         self.clock = clock
-        self.runner = runner
+        self.runner, self.overlap = runner, overlap
+        self._flight: Flight | None = None
+        self._landed = 0.0  # when the last step was waited for
         self.slots = SlotAllocator(runner.num_slots, page_size)
         self.load_rule = load_rule or LoadRule()
         self.cache = self._make_cache(radix, eviction, host)
@@ -74,11 +94,13 @@ class Scheduler:
         eos_ids = text.tokenizer.eos_ids
         self.masker = Masker(runner.vocab_size, eos_ids, mask_overlap, clock)
         self.drafter = Drafter(self.memory, draft, getattr(runner, "step_costs", STEP_COSTS))
+        self.memory.drafting = draft
         self.planner = Planner(
             self.memory,
             chunk,
             self.masker,
             self.drafter,
+            overlap=overlap,
             max_prefill=max_prefill,
             same_step_sharing=same_step_sharing or not radix,
             mixed_chunk=mixed_chunk,
@@ -110,6 +132,8 @@ class Scheduler:
         self.graph.enforce_deadlines(now)
         if now >= self._next_check and self.idle:
             self._check_when_idle(now)
+        if self.overlap:
+            return self._step_ahead()
         plan = self.planner.build()
         for branch in self.planner.settled:
             self.output.settle(branch)
@@ -131,9 +155,64 @@ class Scheduler:
         masks.finish()  # if the runner did not: from here on the matchers are the output's
         return out
 
+    # -- one step ahead --------------------------------------------------------------------------------------------
+
+    def _step_ahead(self) -> bool:
+        """Launch the next step, then process the one before it. A step that cannot be planned without the results of
+        the one before it is left for the next call."""
+        before, planner = self._flight, self.planner
+        plan = None
+        if before is None or not planner.starved:
+            plan = planner.build(in_flight=before is not None)
+            settled = planner.settled
+        else:
+            planner.starved, settled = False, []
+        self._flight = None if plan is None else self._launch(plan)
+        for branch in settled:
+            self.output.settle(branch)
+        try:
+            if before is not None:
+                self._land(before)
+        finally:
+            if self._flight is not None and self._flight.plan.late:
+                self._sample(self._flight)
+        if self._flight is not None and not self.memory.running and not self.memory.waiting:
+            self._land(self._flight)  # all its rows have ended meanwhile
+            self._flight = None
+        return before is not None or plan is not None or bool(settled)
+
+    def _launch(self, plan: Plan) -> Flight:
+        self.tokens_computed += len(plan.ids)
+        if not plan.late and isinstance(plan.masks, StepMasks):
+            plan.masks.start()
+        since = self.clock()
+        return Flight(plan, self.planner.epochs, cast(AheadRunner, self.runner).launch(plan), since)
+
+    def _land(self, flight: Flight) -> None:
+        """Wait for a step's results and process them."""
+        out = flight.launched.result()
+        if isinstance(flight.plan.masks, StepMasks):
+            flight.plan.masks.finish()  # if the runner did not: from here on the matchers are the output's
+        now = self.clock()
+        self.load_rule.observe(len(flight.plan.ids), now - max(flight.since, self._landed))  # it ran alone since then
+        self._landed = now
+        self.output.process(flight.plan, out, flight.epochs)
+
+    def _sample(self, flight: Flight) -> None:
+        """The step before a late one is processed: let it draw. Rows that have moved on, and those whose next token is
+        known by now because the grammar forces it, need no mask: their draws will not be looked at."""
+        plan, rows = flight.plan, self.memory.rows
+        if isinstance(plan.masks, StepMasks):
+            index = plan.rows
+            awaited = (rows.epoch[index] == flight.epochs) & (plan.start + plan.n >= rows.length[index])
+            plan.masks.keep(lambda i: i >= len(awaited) or bool(awaited[i]))  # followers draw in any case
+            plan.masks.start()
+        flight.launched.sample()
+
     @property
     def idle(self) -> bool:
-        return not self.memory.running and not self.memory.waiting
+        """Nothing runs, waits or is launched."""
+        return not self.memory.running and not self.memory.waiting and self._flight is None
 
     def next_wake(self, longest: float) -> float:
         """Seconds that an idle engine may sleep: until the next deadline, at most `longest`."""
@@ -177,6 +256,7 @@ class Scheduler:
             **self.cache.figures(),
             "retractions": self.memory.retractions,
             "refused": self.graph.pressure.refused,
+            "discarded_tokens": self.memory.discarded,
             "tokens_computed": self.tokens_computed,
             **self.masker.figures(),
         }

@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from queue import SimpleQueue
 
@@ -72,6 +72,12 @@ class StepMasks:
             assert row is not None
             yield wanted.index, row
 
+    def keep(self, chosen: Callable[[int], bool]) -> None:
+        """Drop the rows whose plan index is not chosen: their draws do not matter any more. Before `start`."""
+        self._wanted = [wanted for wanted in self._wanted if chosen(wanted.index)]
+        self._todo = deque(range(len(self._wanted)))
+        self._rows = [None] * len(self._wanted)
+
     def start(self) -> None:
         """Take the rows that are at hand, and let the thread begin with the rest, if there is to be one. The runner is
         about to launch the step."""
@@ -87,7 +93,7 @@ class StepMasks:
             self._masker.lend(self)
 
     def finish(self) -> None:
-        """Wait until all rows are worked out, and count the wait. In the scheduler's thread."""
+        """Wait until all rows are worked out, and count the wait. In the thread that runs the step, or after it."""
         if self.finished:
             return
         begin = self._masker.clock()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stemma.backend.core import FinishReason, Plan, RowLogprobs, StepOutput
+from stemma.backend.core import Bool, FinishReason, Int32, Int64, Plan, RowLogprobs, StepOutput
 from stemma.backend.scheduler.branch import Branch, State, Work
 from stemma.lang.errors import ConstraintError, StemmaError
 
@@ -34,27 +34,38 @@ class Output:
         self._is_eos[[i for i in eos_ids if i < vocab_size]] = True
         graph.begin = self.begin
 
-    def process(self, plan: Plan, out: StepOutput) -> None:
+    def process(self, plan: Plan, out: StepOutput, epochs: Int64 | None = None) -> None:
+        """Take up a step's results. With `epochs` (those of its rows when it was planned), rows that have moved on
+        since are left out, and the next step may be under way."""
         rows, index = self.memory.rows, plan.rows
         ends = plan.start + plan.n
-        rows.computed[index] = ends
-        rows.spent[index] += plan.n
+        live = None
+        if epochs is None:
+            rows.computed[index] = ends
+            rows.spent[index] += plan.n
+        else:
+            live = self._landed(plan, ends, epochs)
         for i, said in out.logprobs.items():
             if i >= len(index):
                 continue
             branch = rows.branch[int(index[i])]
-            if branch is not None and branch.work is not None:
+            if branch is not None and branch.work is not None and (live is None or live[i]):
                 branch.work.records.append((int(ends[i]), said))
-        agreed = [self.drafter.agree(plan, out, v) for v in plan.verify]
+        agreed = [self.drafter.agree(plan, out, v) for v in plan.verify if live is None or live[v.index]]
         drawn = plan.sample
         if plan.verify:
             drawn = drawn.copy()
             drawn[[v.index for v in plan.verify]] = False
-        if drawn.all():
+        taken = drawn
+        if live is not None:
+            taken = drawn & live & (ends == rows.length[index])  # else the token is known already: it was forced
+            rows.drawing[index[taken]] -= 1
+        if taken.all():
             row, token, position = index, out.next_ids, ends
         else:
-            row, token, position = index[drawn], out.next_ids[drawn], ends[drawn]
-            for r in index[~drawn & (ends == rows.length[index]) & ~rows.sample[index]]:
+            row, token, position = index[taken], out.next_ids[taken], ends[taken]
+            over = ~drawn & (ends == rows.length[index]) & ~rows.sample[index]
+            for r in index[over if live is None else over & live]:
                 self.settle(rows.branch[int(r)])
         rows.ids[row, position] = token
         rows.length[row] = position + 1
@@ -131,6 +142,17 @@ class Output:
         work.sent += 1
         branch.emit(work.node, "delta", text=text.push_new(token), ids=[token])
 
+    def _landed(self, plan: Plan, ends: Int32, epochs: Int64) -> Bool:
+        """Move the rows that a step still matters for to its end. Returns which those are."""
+        rows, index, n = self.memory.rows, plan.rows, plan.n
+        live = rows.epoch[index] == epochs
+        if not live.all():
+            index, ends, n = index[live], ends[live], n[live]
+        rows.computed[index] = ends
+        rows.ahead[index] -= n
+        rows.spent[index] += n
+        return live
+
     def settle(self, branch: Branch | None) -> None:
         """A row that samples nothing has computed all it was asked for."""
         assert branch is not None and branch.work is not None
@@ -201,6 +223,7 @@ class Output:
         length = int(rows.length[row])
         rows.ids[row, length] = token
         rows.length[row] = length + 1
+        rows.drawing[row] = 0  # what is being drawn for this position is known with that
 
     def _end(self, branch: Branch, work: Work, reason: FinishReason) -> None:
         """Finish, unless log-probabilities are asked of tokens that have not been run: then they are run first."""
@@ -251,6 +274,7 @@ class Output:
         if row < 0:
             branch.set_ids(branch.ids(length).copy())
         else:
+            self.memory.discard_ahead(branch)  # it runs the token that is taken back
             computed = int(rows.computed[row])
             self.memory.shrink(row, length)  # more was computed if it was the beginning of a draft that agreed
             rows.length[row] = length

@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stemma.backend.core import Follower, Group, Int32, LogprobRequest, Plan, SamplingArrays, Segment, Verify
+from stemma.backend.core import (
+    NO_RELAY,
+    Bool,
+    Follower,
+    Group,
+    Int32,
+    Int64,
+    LogprobRequest,
+    Plan,
+    SamplingArrays,
+    Segment,
+    Verify,
+)
 from stemma.backend.scheduler.branch import Branch, State, Work
 from stemma.backend.scheduler.families import arrange
 from stemma.backend.scheduler.masking import Masker, Wanted
@@ -30,15 +42,21 @@ class Planner:
         masker: Masker,
         drafter: Drafter,
         *,
+        overlap: bool = False,
         max_prefill: int = 16384,
         same_step_sharing: bool = True,
         mixed_chunk: bool = True,
     ) -> None:
         self.memory, self.chunk, self.masker, self.drafter = memory, chunk, masker, drafter
         self.follow = False  # whether the runner draws for followers, and the cache gives them their prompt
-        self.max_prefill, self.mixed_chunk = max_prefill, mixed_chunk
+        self.overlap, self.max_prefill, self.mixed_chunk = overlap, max_prefill, mixed_chunk
         self.writers = None if same_step_sharing else Writers(memory)
         self.step = 0
+        self.starved = False  # the last plan lacks rows for want of memory that the step in flight may give back
+        self.epochs: Int64 = np.empty(0, np.int64)  # of the last plan's rows, with `overlap`
+        self._in_flight = False  # the plan before this one is launched and not processed
+        self._same = False  # all running rows decode, as in the last plan
+        self._longer: list[Branch] = []  # running rows with more than one token to run
         self._rows: Int32 = np.empty(0, np.int32)
         self._sampling: SamplingArrays | None = None
         self._groups: list[Group] = []
@@ -49,23 +67,29 @@ class Planner:
         self._reserve = 0  # free tokens that the decode rows of the step being built take
         self.settled: list[Branch] = []  # branches with a row and nothing left to compute: wholly cached, no sampling
 
-    def build(self) -> Plan | None:
-        """The next step, or None when nothing can run. May admit, evict and retract."""
-        memory, rows = self.memory, self.memory.rows
-        self.settled = []
+    def build(self, in_flight: bool = False) -> Plan | None:
+        """The next step, or None when nothing can run. May admit, evict and retract.
+
+        in_flight: the last plan is launched and not processed (`overlap`). Then nothing is retracted, rows whose next
+        tokens depend on its results are left out, and None may mean that there is nothing to do before it is processed.
+        """
+        memory = self.memory
+        self.settled, self.starved, self._in_flight = [], False, in_flight
         if not memory.running and not memory.waiting:
             return None
         extends: list[Extend] = []
         self._followers: list[tuple[Branch, Branch]] = []  # (the row, who draws behind its prompt too)
         memory.planned.clear()
         decodes = self._grow_decodes()
+        if self.starved:
+            return None
         budget = self.chunk
         if self.writers is not None:
             self.writers.commit()
         if self.drafter.active:
             budget -= self._extend_drafted(decodes, budget, extends)
         prefills = len(extends)
-        for branch in [b for b in memory.running if rows.length[b.row] - rows.computed[b.row] > 1]:
+        for branch in self._longer:
             if budget <= 0:
                 break
             if branch.row >= 0:  # not retracted by one before it
@@ -107,25 +131,44 @@ class Planner:
 
     def _grow_decodes(self) -> list[Branch]:
         """The rows with exactly one pending token, after making room for that token."""
-        memory, rows = self.memory, self.memory.rows
+        memory = self.memory
         while True:
             running = memory.running
-            self._reserve = 0
+            self._same, self._longer, self._reserve = False, [], 0
             if not running:
                 return []
-            if not memory.changed and self._decode_only and len(self._rows) == len(running):
-                pending = rows.length[self._rows] - rows.computed[self._rows]
+            same = not memory.changed and self._decode_only and len(self._rows) == len(running)
+            if same and (self._pending(self._rows) == 1).all():
                 self._reserve = memory.growth(self._rows)
-                if (pending == 1).all() and memory.ensure(self._reserve):
+                if memory.ensure(self._reserve):
+                    self._same = True
                     return list(running)  # a copy: admission will append to the running list
             index = np.fromiter((b.row for b in running), np.int64, len(running))
-            pending = rows.length[index] - rows.computed[index]
-            decodes = [b for b, p in zip(running, pending.tolist(), strict=True) if p == 1]
+            pending = self._pending(index)
+            counts = pending.tolist()
+            decodes = [b for b, p in zip(running, counts, strict=True) if p == 1]
+            self._longer = [b for b, p in zip(running, counts, strict=True) if p > 1]
             self._reserve = memory.growth(index[pending == 1])
             if memory.ensure(self._reserve):
                 return decodes
+            if self._in_flight:
+                self.starved = True
+                return []
             if not memory.make_room(self._reserve):
                 memory.retract(running[-1])
+
+    def _pending(self, index: Int32 | Int64) -> Int32:
+        """How many tokens of each row a step may run now: those known, or the one that the step in flight draws. Not
+        that one if it is the row's last, or if what follows it is only known with it."""
+        rows = self.memory.rows
+        length = rows.length[index]
+        if not self._in_flight:
+            return length - rows.computed[index]
+        drawing = rows.drawing[index]
+        length += drawing
+        pending = length - rows.computed[index] - rows.ahead[index]
+        pending[(drawing > 0) & ((length >= rows.limit[index]) | rows.waits[index])] = 0
+        return pending
 
     def _extend_drafted(self, decodes: list[Branch], budget: int, extends: list[Extend]) -> int:
         """Move rows that have a draft from `decodes` to `extends`. Returns how many tokens they are extended by."""
@@ -146,13 +189,19 @@ class Planner:
     def _extend(self, branch: Branch, budget: int, extends: list[Extend], proposed: bool = False) -> int:
         """Give a row slots for up to `budget` pending tokens, and show them to the cache. Returns how many."""
         memory, rows, row = self.memory, self.memory.rows, branch.row
-        start, length = int(rows.computed[row]), int(rows.length[row])
+        start, length = int(rows.computed[row] + rows.ahead[row]), int(rows.length[row])
         n = min(length - start, budget)
         if n <= 0:
             self.settled.append(branch)
             return 0
         slots, reserve = memory.slots, self._reserve  # the decode rows chosen for this step come after
-        if not memory.make_room(slots.needed(start, n) + reserve, keep=branch):
+        needed = slots.needed(start, n) + reserve
+        if self._in_flight and not memory.ensure(needed):
+            self.starved = True  # nobody is retracted while results are awaited
+            n = min(n, slots.room(start, slots.free_count - reserve))
+            if n <= 0:
+                return 0
+        elif not memory.make_room(needed, keep=branch):
             memory.ensure(slots.needed(start, n))
             n = min(n, slots.room(start, slots.free_count - (reserve if len(memory.running) > 1 else 0)))
             if n <= 0:
@@ -215,7 +264,7 @@ class Planner:
     def _fill(self, decodes: list[Branch], extends: list[Extend]) -> Plan:
         memory, rows = self.memory, self.memory.rows
         self.step += 1
-        steady = not extends and self._decode_only and not memory.changed and len(decodes) == len(self._rows)
+        steady = self._same and not extends and not memory.changed
         entries: list[Extend] = []
         if not steady:
             entries = self._arrange([(b, 1, 0) for b in decodes], extends)
@@ -245,10 +294,13 @@ class Planner:
         assert self._sampling is not None
         index = self._rows
         d = len(decodes)
-        start = rows.computed[index]
+        start, length = rows.computed[index], rows.length[index]
+        if self._in_flight:
+            start += rows.ahead[index]
+            length += rows.drawing[index]
         if d:
             head = np.array([b.row for b in decodes], np.int32) if extends else index
-            ends = rows.computed[head]
+            ends = rows.computed[head] + rows.ahead[head]
             rows.slots[head, ends] = memory.slots.extend_each(rows.slots, head, ends)
         if extends:
             n = np.array([k for _, k, _ in entries], np.int32)
@@ -258,7 +310,7 @@ class Planner:
             owner = np.repeat(np.arange(len(index)), n)
             positions = (np.arange(offsets[-1], dtype=np.int32) - offsets[owner] + start[owner]).astype(np.int32)
             flat = index[owner]
-            sample = rows.sample[index] & (start + n - draft == rows.length[index])
+            sample = rows.sample[index] & (start + n - draft == length)
         else:
             n = np.ones(d, np.int32)
             offsets = np.arange(d + 1, dtype=np.int32)
@@ -274,18 +326,31 @@ class Planner:
         else:
             for i, branch in self._special:
                 if i < len(index):
-                    self._special_row(i, branch, int(start[i]), int(n[i]), bool(sample[i]), masks, wants)
+                    known = int(length[i])
+                    self._special_row(i, branch, int(start[i]), int(n[i]), known, bool(sample[i]), masks, wants)
                 else:
-                    self._special_row(i, branch, branch.length, 0, True, masks, wants)
+                    self._special_row(i, branch, branch.length, 0, branch.length, True, masks, wants)
             if steady and self._only_masks():
                 self._wanted = masks
+        ids = rows.ids[flat, positions]
+        relay_to, relay_from, late = NO_RELAY, NO_RELAY, False
+        if self._in_flight and len(relayed := np.flatnonzero(rows.drawing[index])):  # such rows have one token each
+            relay_to, relay_from = offsets[relayed], rows.place[index[relayed]]
+            ids[relay_to] = -1
+            late = self._sampling.any_penalty or any(
+                w.work.matcher is not None and w.index < len(index) and rows.drawing[index[w.index]] > 0 for w in masks
+            )
+        if self.overlap:
+            self._launching(index, n, sample, verify)
+            if not steady:
+                rows.place[index] = np.arange(len(index), dtype=np.int32)
         return Plan(
             step=self.step,
             rows=index,
             start=start,
             n=n,
             offsets=offsets,
-            ids=rows.ids[flat, positions],
+            ids=ids,
             positions=positions,
             out_slots=rows.slots[flat, positions],
             sample=sample,
@@ -298,6 +363,9 @@ class Planner:
             verify=verify,
             segments=self._segments,
             followers=self._name_followers(entries, offsets),
+            relay_to=relay_to,
+            relay_from=relay_from,
+            late=late,
         )
 
     def _name_followers(self, entries: list[Extend], offsets: Int32) -> list[Follower]:
@@ -322,6 +390,16 @@ class Planner:
             for _, b in self._special
         )
 
+    def _launching(self, index: Int32, n: Int32, sample: Bool, verify: list[Verify]) -> None:
+        """Note in the rows what the step will add to them."""
+        rows = self.memory.rows
+        rows.ahead[index] += n
+        if verify:  # how many tokens those rows will have is known with the results: they wait
+            sample = sample.copy()
+            sample[[v.index for v in verify]] = False
+        rows.drawing[index] += sample
+        self.epochs = rows.epoch[index]
+
     def _verify(self, i: int, branch: Branch, count: int) -> Verify:
         work = branch.work
         assert work is not None and work.params is not None
@@ -334,7 +412,15 @@ class Planner:
         return Verify(i, count, masks)
 
     def _special_row(
-        self, i: int, branch: Branch, start: int, n: int, sample: bool, masks: list[Wanted], wants: list[LogprobRequest]
+        self,
+        i: int,
+        branch: Branch,
+        start: int,
+        n: int,
+        length: int,
+        sample: bool,
+        masks: list[Wanted],
+        wants: list[LogprobRequest],
     ) -> None:
         work = branch.work
         assert work is not None
@@ -342,7 +428,7 @@ class Planner:
             assert work.params is not None
             hold = start + n - work.prompt_len < work.params.min_new_tokens
             if hold or work.matcher is not None:
-                draft = start + n - branch.length  # tokens of a guess that come before it
+                draft = start + n - length  # tokens of a guess that come before it
                 masks.append(Wanted(i, work, hold, work.draft_masks[draft - 1] if draft and work.draft_masks else None))
         if work.score_from >= 0:
             first, last = max(work.score_from, start + 1), min(start + n + 1, work.limit)
@@ -354,7 +440,7 @@ class Planner:
             want = LogprobRequest(i, output=sample, top=options.top, ids=tuple(options.ids or ()))
             # prompt positions when asked for, and forced tokens, which were appended without being sampled
             asked_from = options.start if options.start >= 0 else work.prompt_len
-            first, last = max(asked_from, start + 1), min(start + n + 1, branch.length)
+            first, last = max(asked_from, start + 1), min(start + n + 1, length)
             if first < last:
                 want.input_from, want.input_to = first, last
             if sample or first < last:
@@ -363,6 +449,7 @@ class Planner:
     def _arrange(self, decodes: list[Extend], extends: list[Extend]) -> list[Extend]:
         """All rows of the step in depth-first order, and what neighbours share."""
         given = [*decodes, *extends]
-        starts = self.memory.rows.computed[[b.row for b, *_ in given]].tolist()
+        given_rows = [b.row for b, *_ in given]
+        starts = (self.memory.rows.computed[given_rows] + self.memory.rows.ahead[given_rows]).tolist()
         order, self._groups, self._segments = arrange([b.handle for b, *_ in given], starts)
         return [given[i] for i in order]

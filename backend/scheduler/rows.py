@@ -21,6 +21,10 @@ class Rows:
     ids[row, :length] are the branch's tokens, slots[row, :computed] the KV slots of those already run through the
     model. slots[row, :tree_len] belong to the prefix cache (pinned by the branch's handle), the rest of them to the
     row. length - computed tokens are pending; a branch that waits only for its next decoded token has one.
+
+    While a step is launched and its results are not processed, these say what is known without it, and `ahead` and
+    `drawing` what it will add: slots[row, computed : computed + ahead] are the row's too, and the next token of a row
+    may be one that is being drawn. `epoch` grows whenever launched results cease to matter for the row.
     """
 
     def __init__(self, max_rows: int, context: int, vocab_size: int) -> None:
@@ -49,6 +53,11 @@ class Rows:
         self.presence_penalty = np.zeros(max_rows, np.float32)
         self.spent = np.zeros(max_rows, np.int64)  # tokens run through the model for the current work
         self.t_first = np.zeros(max_rows, np.float64)  # when its first token came (perf_counter), 0 before
+        self.ahead = np.zeros(max_rows, np.int32)  # tokens launched and not processed
+        self.drawing = np.zeros(max_rows, np.int32)  # tokens that are being drawn, behind `length`
+        self.waits = np.zeros(max_rows, np.bool_)  # what it is extended by depends on more than the token drawn last
+        self.epoch = np.zeros(max_rows, np.int64)
+        self.place = np.zeros(max_rows, np.int32)  # its index in the plan that it was in last
         self.branch: list[Branch | None] = [None] * max_rows
         self._free = list(range(max_rows - 1, -1, -1))
 
@@ -66,6 +75,8 @@ class Rows:
 
     def give(self, row: int) -> None:
         assert self.branch[row] is not None, f"row {row} is free already"
+        assert not self.ahead[row], f"row {row} is given back with launched tokens"
+        self.epoch[row] += 1
         self.branch[row] = None
         self._free.append(row)
 

@@ -20,20 +20,23 @@ class Writers:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._branches: list[Branch] = []
+        self._branches: list[tuple[Branch, int]] = []
         self._sorted: dict[Namespace, list[bytes]] = {}  # what they write, in depth-first order
 
     def add(self, branch: Branch, end: int) -> None:
-        self._branches.append(branch)
+        self._branches.append((branch, end))
         insort(self._sorted.setdefault(branch.program.namespace, []), branch.ids(end).tobytes())
 
     def commit(self) -> None:
-        """A new step: what was written in the last is in the pool."""
-        for branch in self._branches:
-            if branch.row >= 0:
-                self._memory.commit(branch)
-        self._branches.clear()
+        """A new step: what was written in the last is in the pool, unless that step is still under way."""
+        ahead, written = self._memory.rows.ahead, self._branches
+        self._branches = []
         self._sorted.clear()
+        for branch, end in written:
+            if branch.row >= 0 and ahead[branch.row]:
+                self.add(branch, end)
+            elif branch.row >= 0:
+                self._memory.commit(branch)
 
     def write_for(self, branch: Branch) -> bool:
         """Whether a row writes at least PREFIX_STEP tokens that the branch needs and the cache does not have."""

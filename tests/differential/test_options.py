@@ -74,11 +74,14 @@ class World:
         """Write noise over slots that are given back: reading what was evicted would show."""
         free = scheduler.slots.free
 
+        def scribble(at: torch.Tensor) -> None:
+            for layer in (*self.runner.pool.keys, *self.runner.pool.values):
+                layer[at] = torch.randn(1, *layer.shape[1:]) * 3.0
+
         def free_and_scribble(slots: Int32) -> None:
             free(slots)
             at = torch.from_numpy(slots.astype("int64"))
-            for layer in (*self.runner.pool.keys, *self.runner.pool.values):
-                layer[at] = torch.randn(1, *layer.shape[1:]) * 3.0
+            self.runner._ahead.in_order(lambda: scribble(at))  # pyright: ignore[reportPrivateUsage]
 
         scheduler.slots.free = free_and_scribble  # type: ignore[method-assign]
 
@@ -174,6 +177,7 @@ def options_of(rng: random.Random) -> dict[str, Any]:
         if rng.random() < 0.7:  # prefixes that come and go all the time
             options |= {"evict_every": rng.choice([1, 2, 3]), "retract_every": rng.choice([2, 3, 5])}
     options["follow"] = rng.random() < 0.7
+    options["overlap"] = rng.random() < 0.5
     return options
 
 

@@ -405,3 +405,13 @@ def test_a_select_counts_what_its_choices_share_as_computed_once():
     (warm,) = run(scheduler, one(text("x" * 50), choices, program="q"))
     assert (cold["meta"]["cached_tokens"], warm["meta"]["cached_tokens"]) == (0, 50)
     assert cold["meta"]["prompt_tokens"] == warm["meta"]["prompt_tokens"] == 51
+
+
+def test_literal_nodes_that_come_to_a_failed_branch_do_not_keep_its_program():
+    scheduler = make()
+    first = {"id": "r", "nodes": [text("a" * 600), gen(max_new_tokens=2)]}
+    (failed,) = run(scheduler, {"program": "p", "branches": [first], "end": False})
+    assert failed["event"] == "error"
+    more = {"id": "r", "first": 2, "nodes": [text("more")]}
+    assert run(scheduler, {"program": "p", "branches": [more], "end": True}) == []
+    assert not scheduler.graph.programs
