@@ -5,7 +5,6 @@ StemmaError
 │   └── ConstraintError                 a regex, schema or grammar cannot be compiled or is not supported
 ├── EndpointError                       the thing a program runs on failed: connection, HTTP status, engine death
 │   └── EngineDeadError                 the engine process or thread stopped; carries the cause
-├── DeadlineError (also TimeoutError)   a request or gen took longer than its timeout; HTTP 408
 ├── ReplayError                         a replayed program said something else than its record
 ├── CancelledError                      a program, branch or request was cancelled
 │   └── BudgetError                     a program used up its budget of tokens or money and was stopped
@@ -23,17 +22,13 @@ class StemmaError(Exception):
 class RequestError(StemmaError, ValueError):
     """A request is wrong: the message names the field, the value and what is legal.
 
-    `status` is the HTTP status that the server answers with; `param` the field, when one is to blame; `retry_after`
-    the seconds after which the same request may be taken (status 429).
+    `status` is the HTTP status that the server answers with; `param` the field, when one is to blame.
     """
 
-    def __init__(
-        self, message: str, *, param: str | None = None, status: int = 400, retry_after: float | None = None
-    ) -> None:
+    def __init__(self, message: str, *, param: str | None = None, status: int = 400) -> None:
         super().__init__(message)
         self.param = param
         self.status = status
-        self.retry_after = retry_after
 
 
 class ConstraintError(RequestError):
@@ -41,15 +36,11 @@ class ConstraintError(RequestError):
 
 
 class EndpointError(StemmaError):
-    """The endpoint failed: no connection, an HTTP error, or an engine that stopped.
+    """The endpoint failed: no connection, an HTTP error, or an engine that stopped."""
 
-    `retry_after`: seconds after which it may be back (status 503).
-    """
-
-    def __init__(self, message: str, *, status: int | None = None, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.retry_after = retry_after
 
 
 class EngineDeadError(EndpointError):
@@ -57,12 +48,6 @@ class EngineDeadError(EndpointError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, status=500)
-
-
-class DeadlineError(StemmaError, TimeoutError):
-    """A request, program or gen took longer than its `timeout` and was stopped, running or waiting."""
-
-    status = 408
 
 
 class ReplayError(StemmaError):
