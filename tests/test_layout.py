@@ -57,7 +57,8 @@ MAY = {
     ),
     "backend/engine.py": ("lang.errors", "lang.params", "backend"),
     "backend/bench": ("lang.errors", "lang.params", "backend"),
-    "backend/bench/program": ("lang", "interpreter", "backend"),  # clients of a server, as their users are
+    "backend/bench/programs.py": ("lang", "interpreter", "backend"),  # a client of a server, as its users are
+    "backend/bench/program_cases.py": ("lang", "interpreter", "backend"),
 }  # fmt: skip
 
 

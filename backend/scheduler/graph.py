@@ -34,7 +34,7 @@ from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.after import AfterToken
 from stemma.backend.scheduler.branch import Branch, Mark, Program, Sink, State, Work
 from stemma.backend.scheduler.pressure import Deadlines, Pressure, check_known, size_of
-from stemma.backend.scheduler.refs import check_refs, quoted
+from stemma.backend.scheduler.refs import check_refs, quoted, woken
 from stemma.backend.scheduler.select import start_select
 from stemma.backend.scheduler.tools import Compile, TextTools
 from stemma.lang.errors import (
@@ -267,17 +267,10 @@ class Graph:
             self.memory.release(branch)
         self.memory.hold_lease(branch)
 
-    def _wake(self, source: Branch, reached: int) -> None:
-        """Let the branches look again that refer to nodes which are there now, or never will be."""
-        if source.dependents:
-            for branch in [b for b, end in source.dependents.items() if end <= reached]:
-                del source.dependents[branch]
-                self._ready.append(branch)
-
     def mark(self, branch: Branch, cursor: int) -> None:
         branch.cursor = cursor
         branch.marks.append(Mark(branch.length, branch.tail, branch.roles))
-        self._wake(branch, cursor)
+        self._ready.extend(woken(branch, cursor))
         self._ready.extend(c for c in branch.children if c.at == cursor and not c.started)
 
     def encode(self, branch: Branch, more: tuple[tuple[str, bool], ...]) -> list[int]:
@@ -528,7 +521,7 @@ class Graph:
     def _report(self, branch: Branch, event: dict[str, Any]) -> None:
         open_nodes = branch.open_nodes()
         branch.cursor = len(branch.nodes)
-        self._wake(branch, branch.cursor)
+        self._ready.extend(woken(branch, branch.cursor))
         for node in open_nodes:
             branch.emit(node, "error", error=event)
 

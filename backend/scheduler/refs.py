@@ -84,6 +84,14 @@ def _check_circles(delta: GraphDelta, known: Mapping[str, Branch], counts: Mappi
         raise RequestError(f"program {delta.program!r}: refs wait for each other in a circle: {shown}", param="branch")
 
 
+def woken(source: Branch, reached: int) -> list[Branch]:
+    """The branches that were waiting for nodes of the source which are there now, or never will be: to look again."""
+    found = [branch for branch, end in source.dependents.items() if end <= reached]
+    for branch in found:
+        del source.dependents[branch]
+    return found
+
+
 def quoted(branch: Branch, ref: RefNode) -> str | None:
     """The text that a reference of this branch stands for; None while it is not there yet.
 
