@@ -74,7 +74,7 @@ def test_looked_up_drafts_change_no_token(engine: Engine, tiny_model: Path, draf
                 for x, y in zip(a, b, strict=True):
                     assert (x["output_ids"], x["text"]) == (y["output_ids"], y["text"]), kind
                     right += y["meta_info"]["accepted_draft_tokens"]
-        assert right > 50
+        assert right > 25  # the equality above says something only if drafts were taken
         assert drafting.scheduler.drafter.confirmed == right
         drafting.check()
 
