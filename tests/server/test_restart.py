@@ -166,11 +166,12 @@ def test_a_client_that_does_not_read_is_disconnected():
 
 def test_many_requests_at_once_are_told_when_to_come_again():
     with serving("--max-inflight", "2") as running:
-        threads = [post_in_background(running.url + "/generate", {"text": "slow echo a b c d"}) for _ in range(2)]
+        threads = [post_in_background(running.url + "/generate", {"text": "hang"}) for _ in range(2)]
         wait_for_request(running, 2)
         refused = httpx.post(running.url + "/generate", json={"text": "echo"}, timeout=TIMEOUT)
         assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
         assert httpx.get(running.url + "/health", timeout=TIMEOUT).status_code == 200  # needs no free place
+        assert httpx.post(running.url + "/abort_request", json={"abort_all": True}, timeout=TIMEOUT).status_code == 200
         for thread, _ in threads:
             thread.join(TIMEOUT)
 
