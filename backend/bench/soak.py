@@ -49,7 +49,7 @@ SERVER = {
     "client-stall-timeout": 2,
     "max-client-buffer-kb": 256,
     "lease-seconds": 3,
-    "grammar-cache-mb": 32,
+    "grammar-cache-mb": 8,  # full after a minute, so that growth shows what is not a cache
     "max-engine-restarts": 100_000,
     "drain-timeout": 20,
 }

@@ -110,7 +110,7 @@ def deadline(client: Client, rng: random.Random) -> None:
 def continue_unknown(client: Client, rng: random.Random) -> None:
     """A delta for a program that is not there must be told so."""
     delta = {"program": f"never-{rng.random()}", "branches": [{"id": "r", "first": 3, "nodes": [long_gen(1)]}]}
-    _refused(client, "/v1/graph", delta, {404, 410, 500})
+    _refused(client, "/v1/graph", delta, {410, 500})
 
 
 HOSTILE: list[tuple[str, Any]] = [

@@ -158,7 +158,8 @@ def size_of(nodes: Sequence[Node]) -> int:
 
 
 def check_known(delta: GraphDelta, gone: Mapping[str, str]) -> None:
-    """RequestError of status 410 (with the reason) or 404 if a delta goes on with a program that is not there."""
+    """RequestError of status 410 if a delta goes on with a program that is not there: with the reason, or, where none
+    is remembered, with "program" as the field to blame."""
     given = {branch.id for branch in delta.branches}
     for branch in delta.branches:
         wrong = ""
@@ -171,6 +172,6 @@ def check_known(delta: GraphDelta, gone: Mapping[str, str]) -> None:
             known = "is not known: it has ended, or it never began" if reason is None else f"was ended: {reason}"
             raise RequestError(
                 f"branch {branch.id!r} of program {delta.program!r}: {wrong}; the program {known}",
-                param="program",
-                status=404 if reason is None else 410,
+                param="program" if reason is None else None,
+                status=410,
             )

@@ -76,7 +76,7 @@ class Supervisor(EngineClient):
         try:
             await self._engine().submit(delta, sink)
         except RequestError as error:
-            if error.status != 404 or not self.restarts:
+            if (error.status, error.param) != (410, "program") or not self.restarts:
                 raise
             raise EngineDeadError(
                 f"program {delta.program!r} is lost: the engine was restarted after: {self.last_failure}"

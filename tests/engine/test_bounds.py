@@ -159,10 +159,10 @@ def test_a_program_that_is_gone_says_why(engine):
     assert idle(engine)
     with pytest.raises(RequestError, match=r"the program was ended: cancelled") as gone:
         submit(engine, {"program": "cut", "branches": [{"id": "r", "first": 1, "nodes": [gen()]}]})
-    assert gone.value.status == 410
+    assert (gone.value.status, gone.value.param) == (410, None)
     with pytest.raises(RequestError, match=r"unknown parent 'r'; the program is not known") as unknown:
         submit(engine, {"program": "never", "branches": [{"id": "r.0", "parent": "r", "nodes": [gen()]}]})
-    assert unknown.value.status == 404
+    assert (unknown.value.status, unknown.value.param) == (410, "program")
 
 
 def test_a_program_whose_client_is_silent_for_long_is_forgotten(tiny_model: Path):

@@ -53,7 +53,7 @@ class FakeEngine:
         if any(t.startswith("refuse") for t in texts):
             raise RequestError("the engine refuses this", param="text")
         if any(t.startswith("must be known") for t in texts) and delta.program not in self._stops:
-            raise RequestError(f"the program {delta.program!r} is not known", param="program", status=404)
+            raise RequestError(f"the program {delta.program!r} is not known", param="program", status=410)
         for branch in delta.branches:
             for node in branch.nodes:
                 if isinstance(node, GenNode):

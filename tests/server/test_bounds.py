@@ -194,7 +194,7 @@ def test_a_program_of_a_dead_engine_is_reported_lost():
     with serving() as running:
         lost = {"id": "r", "first": 1, "nodes": [{"kind": "text", "text": "must be known"}]}
         unknown = httpx.post(running.url + "/v1/graph", json={"program": "p", "branches": [lost]}, timeout=TIMEOUT)
-        assert unknown.status_code == 404 and "is not known" in unknown.text
+        assert unknown.status_code == 410 and "is not known" in unknown.text
         assert httpx.post(running.url + "/generate", json={"text": "die"}, timeout=TIMEOUT).status_code == 500
         wait_until(lambda: httpx.get(running.url + "/health", timeout=TIMEOUT).status_code == 200)
         told = httpx.post(running.url + "/v1/graph", json={"program": "p", "branches": [lost]}, timeout=TIMEOUT)

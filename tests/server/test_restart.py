@@ -82,22 +82,21 @@ def test_a_signal_while_it_restarts_ends_the_server(monkeypatch, tmp_path):
 
 
 def test_running_requests_finish_after_sigterm_and_new_ones_are_refused():
-    with serving() as running:
+    with serving() as running, httpx.Client(base_url=running.url, timeout=TIMEOUT) as client:
         engine = running.engine_pid
-        slow = "slow echo " + "a " * 40
+        slow = "slow echo " + "a " * 120
         plain, answers = post_in_background(running.url + "/generate", {"text": slow})
         streamed, events = post_in_background(running.url + "/v1/graph", _delta("s", slow, end=False))
         wait_for_request(running, 2)
         running.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: httpx.get(running.url + "/health").status_code == 503)
-        refused = httpx.post(running.url + "/generate", json={"text": "echo a"}, timeout=TIMEOUT)
+        wait_until(lambda: client.get("/health").status_code == 503)
+        refused = client.post("/generate", json={"text": "echo a"})
         assert refused.status_code == 503 and "retry-after" in refused.headers and "shutting down" in refused.text
         more = {"id": "r", "first": 2, "nodes": [{"kind": "gen"}], "end": True}  # a program under way goes on
-        last = httpx.post(running.url + "/v1/graph", json={"program": "s", "branches": [more]}, timeout=TIMEOUT)
-        assert last.status_code == 200
+        assert client.post("/v1/graph", json={"program": "s", "branches": [more]}).status_code == 200
         plain.join(TIMEOUT)
         streamed.join(TIMEOUT)
-        assert answers[0].status_code == 200 and answers[0].json()["text"].count("a") == 40
+        assert answers[0].status_code == 200 and answers[0].json()["text"].count("a") == 120
         assert events[0].status_code == 200 and json.loads(events[0].text.splitlines()[-1])["event"] == "done"
         assert running.end()[0] == 0 and gone(engine)
 
@@ -166,11 +165,12 @@ def test_a_client_that_does_not_read_is_disconnected():
 
 def test_many_requests_at_once_are_told_when_to_come_again():
     with serving("--max-inflight", "2") as running:
-        threads = [post_in_background(running.url + "/generate", {"text": "slow echo a b c d"}) for _ in range(2)]
+        threads = [post_in_background(running.url + "/generate", {"text": "hang"}) for _ in range(2)]
         wait_for_request(running, 2)
         refused = httpx.post(running.url + "/generate", json={"text": "echo"}, timeout=TIMEOUT)
         assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
         assert httpx.get(running.url + "/health", timeout=TIMEOUT).status_code == 200  # needs no free place
+        assert httpx.post(running.url + "/abort_request", json={"abort_all": True}, timeout=TIMEOUT).status_code == 200
         for thread, _ in threads:
             thread.join(TIMEOUT)
 
