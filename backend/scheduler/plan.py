@@ -82,6 +82,7 @@ class Planner:
         """Give rows to the queue's first, as far as the budget of tokens, rows and memory go."""
         memory, waiting, writers = self.memory, self.memory.waiting, self.writers
         memory.admission.stale = True
+        waiting.new_step()
         room = self.max_prefill
         passed = 0
         while budget > 0 and memory.rows.free_count and not memory.full and (branch := waiting.head()) is not None:

@@ -45,6 +45,7 @@ PRIORITY_SHARE = 64  # of so many branches admitted, one is the longest waiting 
 LOOK = 32  # most entries looked at again before a head is handed out
 QUANTUM = 4096  # tokens of service that the first level of `program` ends with; each next one ends with 4 times as many
 PREFIX_STEP = 32  # tokens; `program` takes prefixes that differ by less for equally long
+AT_ONCE = 128  # `dfs-weight` orders so few anew in every step that admits, more when an eighth has been admitted
 SNAPSHOT = 1024  # most waiting branches of a priority that `dfs-weight` orders at once, the longest waiting
 
 Key = tuple[float, ...]
@@ -86,10 +87,11 @@ class Line:
         self._rank = rank
         self._stamps = itertools.count()
         self._heap: list[tuple[Key, int, Entry]] = []  # (key, stamp, entry); stale where the entry has another stamp
-        self._ages: list[tuple[int, int, Entry]] = []  # (serial, stamp, entry)
+        self.ages: list[tuple[int, int, Entry]] = []  # (serial, stamp, entry)
         self.count = 0
         self.overtaken = 0  # admissions since the longest waiting was admitted
         self.fresh = 0  # branches queued since places in depth-first order were given
+        self.gone = 0  # and branches admitted since
         self.placed = 0  # branches with such a place
 
     def add(self, entry: Entry) -> None:
@@ -101,7 +103,7 @@ class Line:
         entry.alive = True
         if not entry.aged:
             entry.aged = True
-            heapq.heappush(self._ages, (entry.serial, next(self._stamps), entry))
+            heapq.heappush(self.ages, (entry.serial, next(self._stamps), entry))
         self.push(entry, self._rank(entry))
 
     def push(self, entry: Entry, key: Key) -> None:
@@ -115,12 +117,12 @@ class Line:
             self.push(entry, key)
 
     def oldest(self) -> Entry | None:
-        while self._ages and not self._ages[0][2].alive:
-            heapq.heappop(self._ages)[2].aged = False
-        return self._ages[0][2] if self._ages else None
+        while self.ages and not self.ages[0][2].alive:
+            heapq.heappop(self.ages)[2].aged = False
+        return self.ages[0][2] if self.ages else None
 
     def longest_waiting(self, n: int) -> list[Entry]:
-        return [entry for _, _, entry in heapq.nsmallest(n, self._ages) if entry.alive]
+        return [entry for _, _, entry in heapq.nsmallest(n, self.ages) if entry.alive]
 
     def head(self, look: Callable[[Entry], None]) -> Entry | None:
         """Whose turn it is. `look` brings an entry's facts up to date."""
@@ -148,11 +150,11 @@ class Line:
         if len(self._heap) > 64 and len(self._heap) > 4 * self.count:
             self._heap = [item for item in self._heap if item[2].alive and item[1] == item[2].stamp]
             heapq.heapify(self._heap)
-        if len(self._ages) > 64 and len(self._ages) > 4 * self.count:
-            for *_, entry in self._ages:
+        if len(self.ages) > 64 and len(self.ages) > 4 * self.count:
+            for *_, entry in self.ages:
                 entry.aged = entry.alive
-            self._ages = [item for item in self._ages if item[2].alive]
-            heapq.heapify(self._ages)
+            self.ages = [item for item in self.ages if item[2].alive]
+            heapq.heapify(self.ages)
 
 
 class WaitingQueue:
@@ -233,6 +235,7 @@ class WaitingQueue:
         """Take a branch out that has got a row: count for those it overtook, and tell its neighbours."""
         entry = self._entries[branch]
         line = self._lines[entry.priority]
+        line.gone += 1
         line.overtaken = 0 if line.oldest() is entry else line.overtaken + 1
         self._overtaken = 0 if self._oldest() is entry else self._overtaken + 1
         del self._entries[branch]
@@ -257,6 +260,15 @@ class WaitingQueue:
         entry = self._entries[branch]
         entry.alive = False
         self._aside.append(entry)
+
+    def new_step(self) -> None:
+        """Branches are about to be admitted. What was admitted in the last step may have changed the order."""
+        if self.policy == "dfs-weight":
+            for line in self._lines.values():
+                if line.gone and (line.count <= AT_ONCE or 8 * line.gone >= line.placed):
+                    line.placed = line.gone = 0
+                    for _, _, entry in line.ages:
+                        entry.draw = _LAST
 
     def restore(self) -> None:
         for entry in self._aside:
