@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from queue import SimpleQueue
@@ -38,7 +39,7 @@ class LaunchedStep:
             slot_table=np.ascontiguousarray(plan.slot_table[plan.rows, :end]),
             id_table=self._ids,
         )
-        self._may_sample, self._ended = threading.Event(), threading.Event()
+        self._may_sample, self.ended = threading.Event(), threading.Event()
         self._output: StepOutput | None = None
         self._error: BaseException | None = None
         if not plan.late:
@@ -51,7 +52,7 @@ class LaunchedStep:
         self._may_sample.set()
 
     def result(self) -> StepOutput:
-        self._ended.wait()
+        self.ended.wait()
         if self._error is not None:
             raise self._error
         assert self._output is not None
@@ -74,7 +75,7 @@ class LaunchedStep:
             self._error = error
             return drawn
         finally:
-            self._ended.set()
+            self.ended.set()
 
 
 Item = tuple[LaunchedStep, Forward, Finish] | Callable[[], None]
@@ -87,23 +88,45 @@ class Ahead:
         """The functions must not keep this object alive (a bound method of its owner does)."""
         self._forward, self._finish = forward, finish
         self._queue: SimpleQueue[Item | None] | None = None
+        self._last: LaunchedStep | None = None
+        self._calls: deque[threading.Event] = deque()  # ends of the calls that may not be done
 
     def launch(self, plan: Plan) -> LaunchedStep:
         if self._queue is None:
             self._queue = SimpleQueue()
             threading.Thread(target=_serve, args=(self._queue,), name="stemma-steps", daemon=True).start()
             weakref.finalize(self, self._queue.put, None)
-        step = LaunchedStep(plan)
+        step = self._last = LaunchedStep(plan)
         self._queue.put((step, self._forward, self._finish))
         return step
 
     def in_order(self, call: Callable[[], None]) -> None:
         """Run a call after the steps launched so far and before those launched later. What it raises, the next step
         does."""
-        if self._queue is None:
+        if self._queue is None or self._done():
             call()
         else:
-            self._queue.put(call)
+            self._calls.append(ended := threading.Event())
+            self._queue.put(lambda: _and_then(call, ended))
+
+    def wait(self) -> None:
+        """Until all that was given is done."""
+        if self._last is not None:
+            self._last.ended.wait()
+        while self._calls:
+            self._calls.popleft().wait()
+
+    def _done(self) -> bool:
+        while self._calls and self._calls[0].is_set():
+            self._calls.popleft()
+        return not self._calls and (self._last is None or self._last.ended.is_set())
+
+
+def _and_then(call: Callable[[], None], ended: threading.Event) -> None:
+    try:
+        call()
+    finally:
+        ended.set()
 
 
 def _serve(queue: SimpleQueue[Item | None]) -> None:

@@ -326,6 +326,7 @@ class ModelRunner:
 
     def run(self, plan: Plan) -> StepOutput:
         """Executes a plan. next_ids[i] is -1 where row i does not sample, or where its grammar mask allows nothing."""
+        self._ahead.wait()
         return self._finish(plan, self._begin(plan))
 
     def launch(self, plan: Plan) -> LaunchedStep:
