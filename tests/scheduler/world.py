@@ -203,7 +203,7 @@ class FakeRunner:
         """From now on, what is given back is overwritten with noise, on both sides: reading it would show."""
         assert isinstance(scheduler.cache, TieredCache)
         for allocator, pool in ((scheduler.slots, self.pool), (scheduler.cache.host, self.host_pool)):
-            allocator.free = self._noisy(allocator.free, pool)
+            allocator.free = self._noisy(allocator.free, pool)  # type: ignore[method-assign]
 
     def _noisy(self, free: Callable[[Int32], None], pool: list[int]) -> Callable[[Int32], None]:
         def free_and_scribble(slots: Int32) -> None:
