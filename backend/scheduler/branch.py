@@ -210,6 +210,7 @@ class Program:
         "ended",
         "expected_len",
         "id",
+        "left",
         "namespace",
         "priority",
         "rows",
@@ -227,6 +228,7 @@ class Program:
         self.tokens = False  # whether results tell the ids of their prompts
         self.unsettled = 0  # branches with something left to do
         self.attained = 0  # tokens run through the model for it
+        self.left = 0  # tokens that its gens which are known and not over may still produce, at most
         self.priority = 0  # higher goes first
         self.expected_len: int | None = None  # how long its outputs will be, as its client expects
         self.touched = 0.0  # when the last delta came, by the scheduler's clock
