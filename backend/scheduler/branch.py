@@ -245,6 +245,7 @@ class Program:
         "ended",
         "expected_len",
         "id",
+        "left",
         "namespace",
         "ngrams",
         "priority",
@@ -265,6 +266,7 @@ class Program:
         self.unsettled = 0  # branches with something left to do
         self.attained = 0  # tokens run through the model for it
         self.size = 0  # bytes of its literals, about
+        self.left = 0  # tokens that its gens which are known and not over may still produce, at most
         self.priority = 0  # higher goes first
         self.expected_len: int | None = None  # how long its outputs will be, as its client expects
         self.ngrams: Shared | None = None  # the runs of its branches' tokens, once one of several is drafted

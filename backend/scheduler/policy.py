@@ -11,13 +11,15 @@ for a token, where one prompt is the beginning of another) while families are ad
     dfs-weight  depth-first in the prefix cache, the child that more waiting branches lie under first (SGLang)
     lof         longest output first, by max_new_tokens
     random      in an order drawn from the seed when a branch is queued
-    program     finish programs: least attained service first, in coarse levels; within a level the longest cached
-                prefix first, in steps of 32 tokens; then the older program; siblings as queued
+    program     finish programs: the place of a program is its arrival, put back by half of the work that is known to
+                be left of it; among near places the longest cached prefix first, in steps of 32 tokens; then the
+                older program; siblings as queued
 
-Attained service is the number of tokens run through the model for a program (after the least-attained-service order of
-program-aware schedulers: Autellix, arXiv 2502.13965). The levels are coarse (4,096 tokens, then four times as many
-each), so that programs of a like size run one after the other and not all at once. The last generation of a program
-that has ended stands in the first level: nothing finishes sooner.
+Work left is what the program's known generations may still produce (max_new_tokens of all of its graph that has come,
+less what is over) and the tokens of the branch's prompt that are not cached. Places are counted in arrivals of programs
+and branches, one for each two tokens: a small program passes larger ones that came shortly before it, and none waits
+for more than so many later ones, unlike in a plain shortest-remaining-first order. A program whose rest is not known is
+taken to want a thirty-second of what it has had (attained service, as in Autellix, arXiv 2502.13965).
 
 Priorities come before all of this, higher first. Nobody starves: of every `AGE_SHARE` branches that a priority admits
 one is its longest waiting, and of every `PRIORITY_SHARE` admitted in all one is the longest waiting of all. So a branch
@@ -43,18 +45,15 @@ POLICIES = ("program", "lpm", "fcfs", "dfs-weight", "random", "lof")
 AGE_SHARE = 16  # of so many branches that a priority admits, one is its longest waiting
 PRIORITY_SHARE = 64  # of so many branches admitted, one is the longest waiting of all, whatever its priority
 LOOK = 32  # most entries looked at again before a head is handed out
-QUANTUM = 4096  # tokens of service that the first level of `program` ends with; each next one ends with 4 times as many
+NEAR = 64  # arrivals; places of `program` that differ by less are near
+PER_ARRIVAL = 2  # tokens of work that put a program back by one arrival
+ATTAINED_SHARE = 32  # of what a program whose rest is unknown has had, one in so many is taken to be left
 PREFIX_STEP = 32  # tokens; `program` takes prefixes that differ by less for equally long
 AT_ONCE = 128  # `dfs-weight` orders so few anew in every step that admits, more when an eighth has been admitted
 SNAPSHOT = 1024  # most waiting branches of a priority that `dfs-weight` orders at once, the longest waiting
 
 Key = tuple[float, ...]
 _LAST = math.inf  # behind all that have a place
-
-
-def service_level(attained: int) -> int:
-    """The level of a program that has had so many tokens: 0 below QUANTUM, 1 below 4 * QUANTUM, ..."""
-    return ((attained // QUANTUM).bit_length() + 1) >> 1
 
 
 def common_prefix(a: Int32, b: Int32) -> int:
@@ -373,11 +372,10 @@ def _new_tokens(branch: Branch) -> int:
 
 
 def _program_key(entry: Entry) -> Key:
-    program = entry.branch.program
-    level = 0 if program.ended and program.unsettled == 1 and _last(entry.branch) else service_level(program.attained)
-    return (level, -(entry.matched // PREFIX_STEP), program.serial, entry.serial)
-
-
-def _last(branch: Branch) -> bool:
-    """The branch's work is the last of its nodes."""
-    return branch.work is not None and branch.work.node == len(branch.nodes) - 1
+    branch = entry.branch
+    program = branch.program
+    work = program.left + branch.length - entry.matched
+    if not program.ended:
+        work += program.attained // ATTAINED_SHARE
+    place = (program.serial + work // PER_ARRIVAL) // NEAR
+    return (place, -(entry.matched // PREFIX_STEP), program.serial, entry.serial)

@@ -17,7 +17,7 @@ from stemma.backend.messages import parse_delta
 from stemma.backend.scheduler import policy as rules
 from stemma.backend.scheduler.branch import Branch, Program, Work
 from stemma.backend.scheduler.loop import Scheduler
-from stemma.backend.scheduler.policy import AGE_SHARE, POLICIES, PRIORITY_SHARE, WaitingQueue, service_level
+from stemma.backend.scheduler.policy import AGE_SHARE, POLICIES, PRIORITY_SHARE, WaitingQueue
 from tests.scheduler.world import FakeRunner, FakeText, no_compiler
 
 
@@ -153,8 +153,28 @@ def test_longest_prefix_first_keeps_families_together():
     assert changes <= 2 + 2 * (30 // AGE_SHARE)
 
 
-def test_levels_of_service_are_coarse():
-    assert [service_level(n) for n in (0, 4095, 4096, 16383, 16384, 65535, 65536)] == [0, 0, 1, 1, 2, 2, 3]
+def test_the_program_with_less_left_goes_first():
+    shop = Shop("program")
+    large, small = shop.program(left=4000, ended=True), shop.program(left=100, ended=True)
+    a, b = shop.add([1, 2], large), shop.add([3, 4], small)
+    assert shop.serve() == [b, a]
+
+
+def test_work_left_puts_a_program_back_by_so_many_arrivals_and_no_more():
+    shop = Shop("program")
+    large = shop.add([1, 2], shop.program(left=1000, ended=True))
+    soon = shop.add([3, 4], shop.program(left=100, ended=True))
+    shop.count += 600
+    late = shop.add([5, 6], shop.program(left=100, ended=True))
+    assert shop.serve() == [soon, large, late]
+
+
+def test_a_prompt_that_is_not_cached_is_work():
+    shop = Shop("program")
+    cold = shop.add(range(1000, 1800), shop.program(left=100))
+    shop.publish(np.arange(100, 900, dtype=np.int32))
+    warm = shop.add(range(100, 900), shop.program(left=100))
+    assert shop.serve() == [warm, cold]
 
 
 def test_the_program_with_less_service_goes_first():
