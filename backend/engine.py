@@ -329,6 +329,8 @@ class Engine:
             self._inbox.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=1 if self._watchdog.fired else 30)
+            if not self._thread.is_alive():
+                self.runner.close()
         self._watchdog.close()
         self._grammars.close()
         self._captures.close()

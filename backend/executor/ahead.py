@@ -51,6 +51,10 @@ class LaunchedStep:
             self._ids[:] = self._table[self._rows, :width]
         self._may_sample.set()
 
+    def go_on(self) -> None:
+        """Do not wait for `sample` any more."""
+        self._may_sample.set()
+
     def result(self) -> StepOutput:
         self.ended.wait()
         if self._error is not None:
@@ -95,7 +99,7 @@ class Ahead:
         if self._queue is None:
             self._queue = SimpleQueue()
             threading.Thread(target=_serve, args=(self._queue,), name="stemma-steps", daemon=True).start()
-            weakref.finalize(self, self._queue.put, None)
+            weakref.finalize(self, self._queue.put, None).atexit = False  # engines are shut down at the exit, after it
         step = self._last = LaunchedStep(plan)
         self._queue.put((step, self._forward, self._finish))
         return step
@@ -115,6 +119,13 @@ class Ahead:
             self._last.ended.wait()
         while self._calls:
             self._calls.popleft().wait()
+
+    def abandon(self) -> None:
+        """Let what was launched come to its end; nobody will look at the results. A process that ends while a step runs
+        would be aborted."""
+        if self._last is not None:
+            self._last.go_on()
+        self.wait()
 
     def _done(self) -> bool:
         while self._calls and self._calls[0].is_set():

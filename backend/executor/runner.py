@@ -333,6 +333,10 @@ class ModelRunner:
         """Executes a plan in a thread, after those launched before. Not at the same time as `run`."""
         return self._ahead.launch(plan)
 
+    def close(self) -> None:
+        """Wait until nothing runs any more. What was launched and not asked for is lost."""
+        self._ahead.abandon()
+
     @torch.inference_mode()
     def _begin(self, plan: Plan) -> tuple[Draws, Tensor, Tensor]:
         """All but sampling: where to draw, hidden states and raw logits there."""

@@ -145,11 +145,11 @@ def test_following_changes_no_answer(seed: int):
         scheduler.planner.follow &= follow
         build, built = scheduler.planner.build, [0]
 
-        def retracting() -> Plan | None:
+        def retracting(in_flight: bool = False) -> Plan | None:
             built[0] += 1
             if retract and built[0] % retract == 0 and built[0] < 60 and scheduler.memory.running:
                 scheduler.memory.retract(scheduler.memory.running[0])
-            return build()
+            return build(in_flight)
 
         scheduler.planner.build = retracting
         events = run(scheduler, *deltas)

@@ -18,6 +18,7 @@ from stemma.backend.messages import (
     GenNode,
     GraphDelta,
     IdsNode,
+    RefNode,
     RoleBeginNode,
     RoleEndNode,
     SelectNode,
@@ -106,6 +107,8 @@ class FakeEngine:
                     emit({"event": "text", **at, "text": f"<{node.role}>"})
                 elif isinstance(node, SelectNode):
                     emit({"event": "done", **at, "text": node.choices[0], "ids": [], "meta": {"choice": 0}})
+                elif isinstance(node, RefNode):
+                    raise NotImplementedError("the fake engine finds no quotes")
                 else:
                     text += self._gen(text, node, lambda kind, at=at, **rest: emit({"event": kind, **at, **rest}), stop)
             context[branch.id] = text
