@@ -22,7 +22,6 @@ from stemma.backend.messages import (
     GenNode,
     GraphDelta,
     IdsNode,
-    Node,
     RoleBeginNode,
     RoleEndNode,
     TextNode,
@@ -30,14 +29,12 @@ from stemma.backend.messages import (
 )
 from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.after import AfterToken
-from stemma.backend.scheduler.branch import Branch, Mark, Program, Sink, State, Work
+from stemma.backend.scheduler.branch import Branch, Mark, Program, Sink, State, Work, asked
 from stemma.backend.scheduler.select import start_select
 from stemma.backend.scheduler.tools import Compile, TextTools
 from stemma.lang.errors import CancelledError, ConstraintError, EngineDeadError, RequestError, StemmaError
 from stemma.lang.params import Constraint, SamplingParams
 
-ASKED = SamplingParams().max_new_tokens  # tokens that a gen asks for that says nothing
-ASKED_MOST = 4096  # tokens that a gen is taken to produce at most, also one without a limit
 PROGRAM_TTL = 60.0  # a program is forgotten after this many lease times without a delta
 
 
@@ -132,7 +129,7 @@ class Graph:
             program.unsettled += 1
         branch.sinks.extend([sink] * len(given.nodes))
         branch.nodes.extend(given.nodes)
-        program.left += sum(map(_asked, given.nodes))
+        program.left += sum(map(asked, given.nodes))
         branch.ended = branch.ended or given.end
         if given.hints is not None and given.hints.expected_forks is not None:
             branch.expects = given.hints.expected_forks + sum(c.claims for c in branch.children)
@@ -388,7 +385,7 @@ class Graph:
         self.memory.admission.lengths.observe(work.kind, len(result["ids"]))
         if remainder:
             branch.tail = ((remainder, False),)
-        branch.program.left -= _asked(branch.nodes[work.node])
+        branch.program.left -= asked(branch.nodes[work.node])
         branch.emit(work.node, "done", **result)
         self.mark(branch, work.node + 1)
         self.advance(branch)
@@ -446,7 +443,7 @@ class Graph:
         open_nodes = branch.open_nodes()
         branch.cursor = len(branch.nodes)
         for node in open_nodes:
-            branch.program.left -= _asked(branch.nodes[node])
+            branch.program.left -= asked(branch.nodes[node])
             branch.emit(node, "error", error=event)
 
     def cancel(self, program_id: str, branch_ids: list[str] | None = None, reason: str = "cancelled") -> bool:
@@ -495,9 +492,3 @@ class Graph:
                 self.memory.drop_lease(branch)
             if idle > self.lease * PROGRAM_TTL:
                 self.cancel(program.id, reason="no delta came for too long")
-
-
-def _asked(node: Node) -> int:
-    """How many tokens a node may produce, as far as that counts for the order of programs; 0 for all but gens."""
-    most = node.params.get("max_new_tokens", ASKED) if isinstance(node, GenNode) else 0
-    return min(most, ASKED_MOST) if isinstance(most, int) else ASKED_MOST

@@ -122,7 +122,7 @@ PRESETS = {
             (128.0, 0.01621),
             (256.0, 0.03016),
             (512.0, 0.0548),
-        ),  # fmt: skip
+        ),
         per_context=3.43e-7,
         per_pair=2.80e-7,
         per_row=4.02e-5,
@@ -169,7 +169,9 @@ def fit(name: str, loads: Sequence[Load], seconds: Sequence[float], knots: Seque
     model = CostModel(
         name,
         tuple((t, float(s)) for t, s in zip(points, table, strict=True)),
-        *(float(c) for c in coefficients[len(points) :]),
+        per_context=float(coefficients[-3]),
+        per_pair=float(coefficients[-2]),
+        per_row=float(coefficients[-1]),
     )
     said = np.array([model.seconds(load) for load in loads])
     errors = np.abs(said - y) / y

@@ -249,7 +249,9 @@ def test_a_run_of_the_engine_becomes_a_trace(tmp_path, demo_engine):
     assert isinstance(root[0], Wait) and sorted(root[0].after) == [("r.0", 1), ("r.1", 1)]
     assert [type(n).__name__ for n in root[1:]] == ["Ids", "Gen", "Ids", "Select"]
     assert raw.branches[0].nodes[0] == Ids([3, 4, 5])
-    assert hello.branches[0].nodes[1].ids == plain["output_ids"][: len(hello.branches[0].nodes[1].ids)]
+    said = hello.branches[0].nodes[1]
+    assert isinstance(said, Gen)
+    assert said.ids == plain["output_ids"][: len(said.ids)]
     simulation = Simulation(
         ReplicaOptions(cost=PRESETS["cpu-demo"], slots=5000), vocab=traces.read_header(tmp_path / "t.jsonl").vocab
     )
