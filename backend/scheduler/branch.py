@@ -13,7 +13,7 @@ import numpy as np
 from stemma.backend.cache.base import Namespace
 from stemma.backend.core import FinishReason, Int32, RowLogprobs
 from stemma.backend.grammar.base import Matcher
-from stemma.backend.messages import ANSWERED, LogprobOptions, Node, SelectNode
+from stemma.backend.messages import ANSWERED, GenNode, LogprobOptions, Node, SelectNode
 from stemma.lang.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("stemma")
 MAX_DRAFT = 8  # tokens of one draft of forced text
+ASKED = SamplingParams().max_new_tokens  # tokens that a gen asks for that says nothing
+ASKED_MOST = 4096  # tokens that a gen is taken to produce at most, also one without a limit
 Event = dict[str, Any]
 Sink = Callable[[Event], None]
 
@@ -271,3 +273,9 @@ class Program:
         self.expected_len: int | None = None  # how long its outputs will be, as its client expects
         self.ngrams: Shared | None = None  # the runs of its branches' tokens, once one of several is drafted
         self.touched = 0.0  # when the last delta came, by the scheduler's clock
+
+
+def asked(node: Node) -> int:
+    """How many tokens a node may produce, as far as that counts for the order of programs; 0 for all but gens."""
+    most = node.params.get("max_new_tokens", ASKED) if isinstance(node, GenNode) else 0
+    return min(most, ASKED_MOST) if isinstance(most, int) else ASKED_MOST

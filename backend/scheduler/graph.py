@@ -23,7 +23,6 @@ from stemma.backend.messages import (
     GenNode,
     GraphDelta,
     IdsNode,
-    Node,
     RefNode,
     RoleBeginNode,
     RoleEndNode,
@@ -33,7 +32,7 @@ from stemma.backend.messages import (
 )
 from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.after import AfterToken
-from stemma.backend.scheduler.branch import Branch, Mark, Program, Sink, State, Work
+from stemma.backend.scheduler.branch import Branch, Mark, Program, Sink, State, Work, asked
 from stemma.backend.scheduler.pressure import Deadlines, Pressure, check_known, size_of
 from stemma.backend.scheduler.refs import check_refs, quoted, woken
 from stemma.backend.scheduler.select import start_select
@@ -51,8 +50,6 @@ from stemma.lang.params import Constraint, SamplingParams
 MAX_TOP_LOGPROBS = 256  # alternatives at each position
 MAX_IDS_LOGPROB = 1024  # token ids asked for at each position
 MAX_PROMPT_LOGPROBS = 1 << 20  # log-probabilities told about one prompt; each is an object of the answer
-ASKED = SamplingParams().max_new_tokens  # tokens that a gen asks for that says nothing
-ASKED_MOST = 4096  # tokens that a gen is taken to produce at most, also one without a limit
 PROGRAM_TTL = 60.0  # a program is forgotten after this many lease times without a delta
 
 
@@ -168,7 +165,7 @@ class Graph:
         program.size += size_of(given.nodes)
         branch.sinks.extend([sink] * len(given.nodes))
         branch.nodes.extend(given.nodes)
-        program.left += sum(map(_asked, given.nodes))
+        program.left += sum(map(asked, given.nodes))
         branch.ended = branch.ended or given.end
         if given.hints is not None and given.hints.expected_forks is not None:
             branch.expects = given.hints.expected_forks + sum(c.claims for c in branch.children)
@@ -468,7 +465,7 @@ class Graph:
         self.memory.admission.lengths.observe(work.kind, len(result["ids"]))
         if remainder:
             branch.tail = ((remainder, False),)
-        branch.program.left -= _asked(branch.nodes[work.node])
+        branch.program.left -= asked(branch.nodes[work.node])
         branch.emit(work.node, "done", **result)
         self.mark(branch, work.node + 1)
         self.advance(branch)
@@ -528,7 +525,7 @@ class Graph:
         branch.cursor = len(branch.nodes)
         self._ready.extend(woken(branch, branch.cursor))
         for node in open_nodes:
-            branch.program.left -= _asked(branch.nodes[node])
+            branch.program.left -= asked(branch.nodes[node])
             branch.emit(node, "error", error=event)
 
     def cancel(self, program_id: str, branch_ids: list[str] | None = None, reason: str = "cancelled") -> bool:
@@ -630,8 +627,3 @@ class _Compiled:
 def _nobody(event: dict[str, Any]) -> None:
     """The sink of nodes that were answered already."""
 
-
-def _asked(node: Node) -> int:
-    """How many tokens a node may produce, as far as that counts for the order of programs; 0 for all but gens."""
-    most = node.params.get("max_new_tokens", ASKED) if isinstance(node, GenNode) else 0
-    return min(most, ASKED_MOST) if isinstance(most, int) else ASKED_MOST

@@ -162,9 +162,9 @@ def test_the_program_with_less_left_goes_first():
 
 def test_work_left_puts_a_program_back_by_so_many_arrivals_and_no_more():
     shop = Shop("program")
-    large = shop.add([1, 2], shop.program(left=1000, ended=True))
+    large = shop.add([1, 2], shop.program(left=4000, ended=True))
     soon = shop.add([3, 4], shop.program(left=100, ended=True))
-    shop.count += 600
+    shop.count += 2500
     late = shop.add([5, 6], shop.program(left=100, ended=True))
     assert shop.serve() == [soon, large, late]
 
