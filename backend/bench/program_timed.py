@@ -22,7 +22,7 @@ _FACTORS = np.array([1_000_003, 7_919, 104_729, 611_953], np.int64)
 
 
 class TimedRunner:
-    """The runner's contract without a model. Constraints, drafts and alternatives in log-probabilities are not here."""
+    """The runner's contract without a model. Constraints, drafts, followers and best alternatives are not here."""
 
     def __init__(self, num_slots: int, vocab_size: int, words: Int32) -> None:
         """`words`: the ids that it may generate."""
@@ -30,8 +30,8 @@ class TimedRunner:
 
     def run(self, plan: Plan) -> StepOutput:
         until = time.perf_counter() + STEP_SECONDS + TOKEN_SECONDS * len(plan.ids)
-        if len(plan.masks) or plan.verify:
-            raise NotImplementedError("the timed runner has no constraints and no drafts")
+        if len(plan.masks) or plan.verify or plan.followers:
+            raise NotImplementedError("the timed runner has no constraints, no drafts and no followers")
         ends = plan.start + plan.n
         before = plan.id_table[plan.rows[:, None], np.maximum(ends[:, None] - np.arange(1, 5), 0)].astype(np.int64)
         tokens = self._words[(before * _FACTORS).sum(1) % len(self._words)]
@@ -40,13 +40,15 @@ class TimedRunner:
         return StepOutput(np.where(plan.sample, tokens, -1).astype(np.int32), said)
 
     def _logprobs(self, plan: Plan, want: Any) -> RowLogprobs:
-        if want.output or want.top or want.ids:
+        if want.output or want.top:
             raise NotImplementedError("the timed runner scores given tokens only")
         row = plan.id_table[plan.rows[want.index]]
+        score = lambda token, p: -float(token * 31 + int(row[p - 1])) % 97 / 10 - 1  # noqa: E731
         positions = range(want.input_from, want.input_to)
-        return RowLogprobs(
-            want.input_from, [-float(int(row[p]) * 31 + int(row[p - 1])) % 97 / 10 - 1 for p in positions]
-        )
+        said = RowLogprobs(want.input_from, [score(int(row[p]), p) for p in positions])
+        if want.ids:
+            said.input_ids = [[(score(token, p), token) for token in want.ids] for p in positions]
+        return said
 
 
 class TimedEngine(Engine):
@@ -58,3 +60,4 @@ class TimedEngine(Engine):
         words = [i for i, t in enumerate(table) if t is not None and len(t) > 3 and t[:1] == b" " and t[1:].isalpha()]
         timed = TimedRunner(self.runner.num_slots, self.runner.vocab_size, np.array(words, np.int32))
         self.scheduler.runner = timed
+        self.scheduler.planner.follow = False

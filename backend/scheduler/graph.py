@@ -33,6 +33,7 @@ from stemma.backend.messages import (
 from stemma.backend.scheduler.admit import Memory
 from stemma.backend.scheduler.after import AfterToken
 from stemma.backend.scheduler.branch import Branch, Mark, Program, Sink, State, Work, asked
+from stemma.backend.scheduler.gens import new_work
 from stemma.backend.scheduler.pressure import Deadlines, Pressure, check_known, size_of
 from stemma.backend.scheduler.refs import check_refs, quoted, woken
 from stemma.backend.scheduler.select import start_select
@@ -45,11 +46,8 @@ from stemma.lang.errors import (
     RequestError,
     StemmaError,
 )
-from stemma.lang.params import Constraint, SamplingParams
+from stemma.lang.params import Constraint
 
-MAX_TOP_LOGPROBS = 256  # alternatives at each position
-MAX_IDS_LOGPROB = 1024  # token ids asked for at each position
-MAX_PROMPT_LOGPROBS = 1 << 20  # log-probabilities told about one prompt; each is an object of the answer
 PROGRAM_TTL = 60.0  # a program is forgotten after this many lease times without a delta
 
 
@@ -250,8 +248,8 @@ class Graph:
                     raise RequestError(
                         f"input_ids must be token ids in [0, {self.vocab_size}), got {token}", param="input_ids"
                     )
-            self._extend_ids(branch, self.encode(branch, ()) if branch.tail else [])
-            self._extend_ids(branch, node.ids)
+            self.extend_ids(branch, self.encode(branch, ()) if branch.tail else [])
+            self.extend_ids(branch, node.ids)
         elif isinstance(node, GenNode):
             self._start_gen(branch, node)
             return
@@ -289,7 +287,7 @@ class Graph:
             ids = [bos, *ids]
         return ids
 
-    def _extend_ids(self, branch: Branch, ids: list[int]) -> None:
+    def extend_ids(self, branch: Branch, ids: list[int]) -> None:
         """Append literal ids; the tail is used up."""
         branch.tail = ()
         length = branch.length
@@ -309,62 +307,7 @@ class Graph:
     # -- gen -------------------------------------------------------------------------------------------------------
 
     def _start_gen(self, branch: Branch, node: GenNode) -> None:
-        params = SamplingParams.from_dict(node.params)
-        base = branch.length
-        self._extend_ids(branch, self.encode(branch, ()))
-        length = branch.length
-        if length == 0:
-            raise RequestError(
-                "the prompt is empty: no text, no input_ids, and the model has no BOS token", param="text"
-            )
-        work = Work(
-            node=branch.cursor,
-            params=params,
-            prompt_len=length,
-            fixed_len=length,
-            base=base,
-            limit=self._limit(length, params, explicit="max_new_tokens" in node.params),
-            seed=self.new_seed() if params.seed is None else params.seed,
-            stop_ids=frozenset(params.stop_token_ids),
-            stream=node.stream,
-            logprobs=node.logprobs,
-            t_start=self.memory.clock(),
-            kind=hash((params.max_new_tokens, params.stop, params.stop_token_ids, repr(node.constraint))),
-        )
-        for token, _ in params.logit_bias:
-            if token >= self.vocab_size:
-                raise RequestError(f"logit_bias token ids must be < {self.vocab_size}, got {token}", param="logit_bias")
-        if node.logprobs is not None:
-            options = node.logprobs
-            if options.start > length:
-                raise RequestError(
-                    f"logprob_start_len must be at most the prompt's {length} tokens, got {options.start}",
-                    param="logprob_start_len",
-                )
-            most = min(self.vocab_size, MAX_TOP_LOGPROBS)
-            if not 0 <= options.top <= most:
-                raise RequestError(
-                    f"top_logprobs_num must be in [0, {most}], got {options.top}", param="top_logprobs_num"
-                )
-            if any(not 0 <= t < self.vocab_size for t in options.ids or ()):
-                raise RequestError(
-                    f"token_ids_logprob must be in [0, {self.vocab_size}), got {options.ids}", param="token_ids_logprob"
-                )
-            asked = length - options.start if options.start >= 0 else 0
-            each = 1 + options.top + len(options.ids or ())
-            if len(options.ids or ()) > MAX_IDS_LOGPROB or asked * each > MAX_PROMPT_LOGPROBS:
-                raise RequestError(
-                    f"{each} log-probabilities at each of {asked} prompt tokens are {asked * each}; the most are "
-                    f"{MAX_PROMPT_LOGPROBS} for a prompt and {MAX_IDS_LOGPROB} token_ids_logprob at a position: raise "
-                    "logprob_start_len, lower top_logprobs_num or ask for fewer ids",
-                    param="logprob_start_len" if asked else "token_ids_logprob",
-                )
-            if options.start >= 0:
-                work.match_limit = max(options.start - 1, 0)
-        if params.finish_in_budget and node.constraint is None:
-            raise RequestError("finish_in_budget needs a constraint to finish", param="finish_in_budget")
-        if params.stop or node.stream:
-            work.text = self.text.stream(params)
+        work = new_work(self, branch, node)
         branch.work = work
         if node.timeout is not None:
             with self._lock:
@@ -382,32 +325,6 @@ class Graph:
         if branch.state is State.COMPILING and branch.row >= 0:
             self.memory.release(branch)  # others may use the row while this branch waits for its grammar
             self.memory.hold_lease(branch)
-
-    def _limit(self, length: int, params: SamplingParams, explicit: bool) -> int:
-        """The longest sequence that this generation may reach. Raises RequestError when it cannot even begin."""
-        room = min(self.context, self.memory.slots.total)
-        asked = params.max_new_tokens
-        if length > self.context or (length == self.context and asked != 0):
-            raise RequestError(
-                f"The input ({length} tokens) is longer than the model's context length ({self.context} tokens).",
-                param="text",
-            )
-        if length > self.memory.slots.total:
-            raise RequestError(
-                f"Input length ({length} tokens) exceeds the maximum allowed length "
-                f"({self.memory.slots.total} tokens). Start the engine with a larger max_total_tokens.",
-                param="text",
-            )
-        if asked is None:
-            return room
-        if explicit and asked and length + asked > self.context:
-            raise RequestError(
-                f"Requested token count exceeds the model's maximum context length of {self.context} tokens. "
-                f"You requested a total of {length + asked} tokens: {length} from the input and {asked} for the "
-                "completion.",
-                param="max_new_tokens",
-            )
-        return min(length + asked, room)
 
     def _special_token(self, marker: str) -> int:
         """The id of the special token that is written so; -1 if there is none."""
@@ -626,4 +543,3 @@ class _Compiled:
 
 def _nobody(event: dict[str, Any]) -> None:
     """The sink of nodes that were answered already."""
-

@@ -86,6 +86,9 @@ class SimRunner:
                 said.input_start = want.input_from
                 row = plan.id_table[plan.rows[want.index], want.input_from : want.input_to]
                 said.input = _logprobs(row)
+                if want.ids:
+                    told = list(zip(_logprobs(np.array(want.ids, np.int32)), want.ids, strict=True))
+                    said.input_ids = [told] * len(row)
         return out
 
     def count(self, steps: int, seconds: float, row_seconds: float) -> None:

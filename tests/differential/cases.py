@@ -135,11 +135,28 @@ def samples(rng: random.Random, name: str) -> Delta:
     return {"program": name, "branches": branches, "end": True}
 
 
+def joined(delta: Delta, rng: random.Random) -> None:
+    """Add a branch that quotes what others come to say."""
+    sources = [
+        {"kind": "ref", "branch": b["id"], "node": k}
+        for b in delta["branches"]
+        for k, node in enumerate(b["nodes"])
+        if node["kind"] != "ids"
+    ]
+    quotes = rng.sample(sources, min(len(sources), rng.randint(1, 4)))
+    texts = [node for quote in quotes for node in (literal(rng), quote)]
+    root = delta["branches"][0]
+    delta["branches"].append({"id": "j", "parent": "r", "at": len(root["nodes"]), "nodes": [*texts, *nodes(rng)]})
+
+
 def mix(seed: int) -> list[Delta]:
     rng = random.Random(seed)
     programs = [hinted(program(rng, f"p{i}"), random.Random(1000 * seed + i)) for i in range(rng.choice([1, 2, 3, 4]))]
     if rng.random() < 0.4:
         programs.append(samples(rng, "samples"))
+    for delta in programs:
+        if rng.random() < 0.25:
+            joined(delta, rng)
     return programs
 
 

@@ -110,7 +110,7 @@ def test_too_many_log_probabilities_are_refused_by_name(engine: Engine):
 
 
 def test_a_prompt_with_too_many_entries_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("stemma.backend.scheduler.graph.MAX_PROMPT_LOGPROBS", 50)
+    monkeypatch.setattr("stemma.backend.scheduler.gens.MAX_PROMPT_LOGPROBS", 50)
     with pytest.raises(RequestError, match="the most are 50 for a prompt") as caught:
         engine.generate(PROMPT, {"max_new_tokens": 1}, return_logprob=True, logprob_start_len=0, top_logprobs_num=20)
     assert caught.value.param == "logprob_start_len"
