@@ -17,6 +17,7 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
+NO_RELAY: Int32 = np.empty(0, np.int32)
 
 
 @dataclass(slots=True)
@@ -137,7 +138,15 @@ class Plan:
     arrays. KV of a token is stored at its `out_slots` entry before attention, in every layer; attention then reads
     only the pool, at slot_table[rows[i], 0 : start[i] + n[i]], causal by absolute position. A row may read slots that
     another row of the same plan writes. `id_table` and `slot_table` are the scheduler's own tables: read-only, and
-    valid only until the runner returns.
+    valid only until the runner returns (from `run`, from `launch`, and for `id_table` of a late plan from `sample`).
+
+    A plan that is launched before the results of the one before it are known may extend a row by the token that the
+    step before draws for it: that token takes the place of ids[relay_to[k]] (-1 in the plan), and it is next_ids[
+    relay_from[k]] of the plan launched just before. Such a row has n = 1. A relayed id of -1 (nothing was allowed)
+    belongs to a row whose results nobody will look at; the runner takes any valid id instead.
+
+    late: a row's mask or id_table entries depend on results that are not known yet: nothing is drawn, no mask is asked
+    for and `id_table` is not read until `Launched.sample`. Without it, they are as they must be when it is launched.
     """
 
     step: int
@@ -156,6 +165,9 @@ class Plan:
     logprobs: Sequence[LogprobRequest] = ()
     groups: Sequence[Group] = ()
     verify: Sequence[Verify] = ()
+    relay_to: Int32 = field(default_factory=lambda: NO_RELAY)  # flat positions whose ids the plan before this one draws
+    relay_from: Int32 = field(default_factory=lambda: NO_RELAY)  # plan indices of that plan
+    late: bool = False
 
 
 @dataclass(slots=True)
@@ -175,6 +187,35 @@ class Runner(Protocol):
     vocab_size: int
 
     def run(self, plan: Plan) -> StepOutput: ...
+
+
+class Launched(Protocol):
+    """A step that runs by itself. Both methods are called from the scheduler's thread only."""
+
+    def sample(self) -> None:
+        """Masks and `id_table` are now as sampling must see them. Once, and only for a plan that is `late`.
+
+        Returns when `id_table` need not be read any more; does not wait for the step.
+        """
+        ...
+
+    def result(self) -> StepOutput:
+        """Wait until the results are on the host. Once. Raises what went wrong in the step."""
+        ...
+
+
+class AheadRunner(Runner, Protocol):
+    """A runner that can be given a step before the one before it has ended.
+
+    Steps run one after the other, in the order of their launch: a slot that is free when a step is planned may be
+    written by it, even if a step that is still running reads or writes that slot. At most two are under way.
+    """
+
+    overlap: bool  # True
+
+    def launch(self, plan: Plan) -> Launched:
+        """Start a step. Returns as soon as the plan's arrays and tables need not be read any more (see `Plan`)."""
+        ...
 
 
 def mask_words(vocab_size: int) -> int:

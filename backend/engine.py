@@ -66,10 +66,10 @@ class Engine:
             if model_path is not None:
                 options["model_path"] = os.fspath(model_path)
             self.config = make_config(options)
-        from stemma.backend.executor.runner import ModelRunner  # torch begins here
+        from stemma.backend.executor.factory import make_runner  # torch begins here
 
         config = self.config
-        self.runner = ModelRunner(
+        self.runner = make_runner(
             config.model_dir,
             load_format=config.load_format,
             dtype=config.dtype,
@@ -79,6 +79,7 @@ class Engine:
             max_running_requests=config.max_running_requests,
             seed=config.random_seed,
             num_threads=config.num_threads,
+            max_step_tokens=config.chunked_prefill_size,
         )
         self.tokenizer = Tokenizer.load(config.model_dir)
         self.chat = ChatTemplate.load(config.model_dir, self.tokenizer)

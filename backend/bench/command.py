@@ -11,6 +11,7 @@ BENCHES = {
     "hostile": "delays between steps while hostile schemas compile",
     "masks": "a batch of distinct schemas: steps that waited for a mask, with and without overlap",
     "jump_forward": "forced tokens and drafts, on and off: equal ids, forward passes saved",
+    "one-batch": "a model shape with random weights on one GPU: tokens per second, time by kernel",
     "offline": "tokens per second against transformers.generate, same model, same run",
 }
 
@@ -27,4 +28,4 @@ def main(argv: list[str] | None = None) -> int:
     if name not in BENCHES:
         print(f"stemma bench: no benchmark {name!r}; one of {', '.join(BENCHES)}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"stemma.backend.bench.{name}").main(args)
+    return importlib.import_module(f"stemma.backend.bench.{name.replace('-', '_')}").main(args)

@@ -61,8 +61,12 @@ def _cores() -> int:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """'auto' is fp32 on CPU."""
-    names = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    """'auto' is fp32 on CPU, bf16 elsewhere."""
+    names = {
+        "auto": torch.float32 if device.type == "cpu" else torch.bfloat16,
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+    }
     if dtype not in names:
         raise RequestError(f"dtype must be one of {', '.join(names)}, got {dtype!r}", param="dtype")
     return names[dtype]
@@ -116,7 +120,37 @@ class ModelRunner:
         if device not in ("auto", "cpu"):
             raise RequestError(f"device {device!r} is not supported by this runner; supported: cpu", param="device")
         began = time.perf_counter()
-        self.device = torch.device("cpu")
+        self._load(
+            model_dir,
+            torch.device("cpu"),
+            load_format=load_format,
+            dtype=dtype,
+            context_length=context_length,
+            max_running_requests=max_running_requests,
+            seed=seed,
+            num_threads=num_threads,
+            kernels=kernels,
+        )
+        self.num_slots = self._choose_slots(max_total_tokens)
+        self.pool = self._make_pool(self.num_slots)
+        self._fused = self._fuse() if fused and self.kernels.compiled else None
+        self.load_seconds = time.perf_counter() - began
+
+    def _load(
+        self,
+        model_dir: Path,
+        device: torch.device,
+        *,
+        load_format: str,
+        dtype: str,
+        context_length: int | None,
+        max_running_requests: int,
+        seed: int,
+        num_threads: int | None,
+        kernels: str | None,
+    ) -> None:
+        """Configuration, kernels and weights: everything but the pool."""
+        self.device = device
         self.dtype = resolve_dtype(dtype, self.device)
         self.num_threads = num_threads or _cores()
         torch.set_num_threads(self.num_threads)
@@ -135,13 +169,12 @@ class ModelRunner:
         else:
             raise RequestError(f"load_format must be 'auto' or 'dummy', got {load_format!r}", param="load_format")
         self.model = cls(self.config, weights, self.kernels, self.context_length, self.device)
-        self.num_slots = self._choose_slots(max_total_tokens)
-        c = self.config
-        self.pool = KVPool(c.num_layers, self.num_slots, c.num_kv_heads, c.head_dim, self.dtype, self.device)
         self.masks = MaskTable(self.vocab_size, self.device)
-        self._fused = self._fuse() if fused and self.kernels.compiled else None
         self.parameters = sum(int(np.prod(shape)) for shape in expected.values())
-        self.load_seconds = time.perf_counter() - began
+
+    def _make_pool(self, num_slots: int) -> KVPool:
+        c = self.config
+        return KVPool(c.num_layers, num_slots, c.num_kv_heads, c.head_dim, self.dtype, self.device)
 
     def _choose_slots(self, max_total_tokens: int | None) -> int:
         if max_total_tokens is not None:
