@@ -38,13 +38,14 @@ from stemma.kernels.attention.work import (
     gather_slots,
     make_work,
     most_items,
+    most_merges,
     most_partials,
 )
 from stemma.lang.errors import RequestError
 
 GRAPH_TOKENS = 256  # most tokens of a step that is replayed from a graph
 FIRST_KEYS = 1 << 20  # slots that the first staging buffer has room for
-MARGIN = 1 << 30  # bytes that stay free for what cannot be measured beforehand: fragmentation, libraries' workspaces
+MARGIN = 0.03  # of the GPU's memory stays free for what cannot be measured beforehand: fragmentation, code, workspaces
 RESULTS = 3  # host buffers for results: two steps under way, and one being read
 
 
@@ -257,10 +258,11 @@ class CudaRunner(ModelRunner):
         c = self.config
         each = KVPool.bytes_per_slot(c.num_layers, c.num_kv_heads, c.head_dim, self.dtype)
         step = self._measure()
-        graphs = step * GRAPH_TOKENS // (self.max_step_tokens + self.max_running_requests) if step else 0
-        graphs += GRAPH_TOKENS * self.vocab_size * self.dtype.itemsize  # the logits that graphs write
+        # graphs keep their own memory: what a step of as many tokens takes, and the logits that they write
+        graphs = step * GRAPH_TOKENS // (self.max_step_tokens + self.max_running_requests)
+        graphs += GRAPH_TOKENS * self.vocab_size * self.dtype.itemsize
         free, total = torch.cuda.mem_get_info()
-        budget = free - step - graphs - min(MARGIN, total // 20)
+        budget = free - step - graphs - int(total * MARGIN)
         if fraction is not None:
             budget = min(budget, int(total * fraction) - (total - free))
         self.memory = {"free": free, "step": step, "graphs": graphs, "slot": each}
@@ -367,7 +369,8 @@ class CudaRunner(ModelRunner):
         return layout, work
 
     def _graph_layout(self, size: int) -> Layout:
-        return Layout(size, size, most_items(size, self.config.num_kv_heads), 0, size)
+        kv_heads = self.config.num_kv_heads
+        return Layout(size, size, most_items(size, kv_heads), 0, most_merges(size, self.group, kv_heads))
 
     def _device_work(self, layout: Layout) -> DeviceWork:
         """Views of the staging buffer. Where partial results go is for the caller to say."""

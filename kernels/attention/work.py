@@ -142,3 +142,8 @@ def most_items(tokens: int, kv_heads: int) -> int:
 def most_partials(tokens: int, group: int, kv_heads: int) -> int:
     """Upper bound on the partial rows of such a step."""
     return tokens + max(1, FEW // group) * (2 * PROGRAMS // kv_heads + 1)
+
+
+def most_merges(tokens: int, group: int, kv_heads: int) -> int:
+    """Upper bound on the merges of such a step: a tile is cut when it has more keys than one and a half chunks."""
+    return min(tokens, max(1, FEW // group) * (4 * PROGRAMS // (3 * kv_heads) + 1))

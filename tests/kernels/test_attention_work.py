@@ -21,6 +21,7 @@ from stemma.kernels.attention.work import (
     gather_slots,
     make_work,
     most_items,
+    most_merges,
     most_partials,
     total_keys,
 )
@@ -49,7 +50,7 @@ def test_every_query_meets_every_key_once(seed: int) -> None:
         int(rng.choice([1, 2, 3, 4, 7, 8, 16, 32])),
         int(rng.choice([1, 2, 8])),
     )
-    n = np.where(rng.random(rows) < 0.6, 1, rng.integers(1, 90, rows))
+    n = np.where(rng.random(rows) < (0.6 if seed % 2 else 1.0), 1, rng.integers(1, 90, rows))
     batch = ragged(rng, n, rng.integers(0, 900, rows))
     made = make_work(batch, group, kv_heads)
     slots = np.empty(total_keys(batch), np.int32)
@@ -85,15 +86,16 @@ def test_every_query_meets_every_key_once(seed: int) -> None:
     if (n * group <= FEW).all():
         assert len(made.few) <= most_items(int(n.sum()), kv_heads)
         assert made.partials <= most_partials(int(n.sum()), group, kv_heads)
+        assert len(made.merges) <= most_merges(int(n.sum()), group, kv_heads)
 
 
-@pytest.mark.parametrize("group", [1, 3, 32])
+@pytest.mark.parametrize("group", [3, 32])
 def test_log_sum_exp_and_splits(group: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "LEAST", 64)
     rng = np.random.default_rng(group)
-    batch = ragged(rng, np.array([1, 3, 40, 1]), np.array([150, 90, 100, 0]))
+    batch = ragged(rng, np.array([1, 3, 9, 1]), np.array([150, 70, 100, 0]))
     torch.manual_seed(group)
-    kv_heads, dim, tokens = 1, 16, 45
+    kv_heads, dim, tokens = 1, 16, 14
     q = torch.randn(tokens, kv_heads * group, dim, device=DEVICE)
     keys, values = torch.randn(2, batch.slot_table.size, kv_heads, dim, device=DEVICE)
     wanted_lse, lse = torch.empty(2, tokens, kv_heads * group, device=DEVICE)

@@ -181,6 +181,8 @@ def test_attention(
     kv_heads: int,
     dim: int,
 ) -> None:
+    if name == "triton" and not CUDA and dim not in (16, 20):
+        pytest.skip("interpreted kernels are slow: two shapes do")
     fast, reference = pair("attention", "attention", name)
     batch = random_batch(rows * 1000 + dim, rows, longest, most_new, groups)
     tokens = int(batch.offsets[-1])
@@ -256,11 +258,11 @@ def test_adjust_logits(name: str) -> None:
 
 @pytest.mark.parametrize("name", implementations("filter_scores"))
 @pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("vocab", [1, 90, 1300])
+@pytest.mark.parametrize("vocab", [1, 90, 5000])
 def test_filter_scores(name: str, ties: bool, vocab: int) -> None:
     fast, reference = pair("filter_scores", "filter_scores", name)
     rng = np.random.default_rng(vocab + ties)
-    rows = 24
+    rows = 6 if name == "triton" and not CUDA else 40  # the interpreter is slow
     scores = torch.from_numpy((rng.standard_normal((rows, vocab)) * rng.uniform(0.1, 6, (rows, 1))).astype(np.float32))
     if ties:
         scores = scores.round()

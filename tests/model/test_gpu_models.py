@@ -26,8 +26,7 @@ def gpu() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kernels", [None, "reference"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "kernels"), [("float32", None), ("float32", "reference"), ("bfloat16", None)])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_logits_are_those_of_transformers(
     name: str, dtype: str, kernels: str | None, gpu: None, variants: Callable[[str], tuple[Any, Path]]
