@@ -1,8 +1,9 @@
 """Chooses the implementation of every operation, once.
 
 `resolve(device, dtype)` returns a `Kernels` whose fields are the chosen callables; `Kernels.table()` says which they
-are, `reasons` why. An implementation is a module `stemma.kernels.<op>.<name>`; the first of an operation's candidates that fits the
-device and dtype and whose packages import is taken. `only` forces a choice (tests hold them all to the reference).
+are, `reasons` why. An implementation is a module `stemma.kernels.<op>.<name>`; the first of an operation's candidates
+that fits the device and dtype and whose packages import is taken. `only` forces a choice (tests hold them all to the
+reference).
 """
 
 from __future__ import annotations

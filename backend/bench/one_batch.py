@@ -98,9 +98,16 @@ def _plan(runner: Any, batch: int, context: int) -> Any:
     return replace(plan, slot_table=table, out_slots=table[:, -1].copy())
 
 
-def profile(runner: Any, batch: int, context: int, steps: int = 20) -> dict[str, Any]:
-    """Milliseconds of one decode step: on the clock, and by kernel on the GPU."""
-    plan = _plan(runner, batch, context)
+def _prefill_plan(runner: Any, tokens: int, length: int) -> Any:
+    """Prompts of `length` tokens, `tokens` in all."""
+    rows = max(1, tokens // length)
+    plan = runner._idle_plan(0, length, sampled=False, rows=rows)
+    table = np.random.default_rng(0).permutation(rows * length).astype(np.int32).reshape(rows, length) + 1
+    return replace(plan, slot_table=table, out_slots=table.reshape(-1).copy())
+
+
+def profile(runner: Any, plan: Any, what: str, steps: int = 20) -> dict[str, Any]:
+    """Milliseconds of one step: on the clock, and by kernel on the GPU."""
     for _ in range(3):
         runner.run(plan)
     torch.cuda.synchronize()
@@ -112,15 +119,12 @@ def profile(runner: Any, batch: int, context: int, steps: int = 20) -> dict[str,
         for _ in range(steps):
             runner.run(plan)
     kernels = {e.key: e.device_time_total / 1e3 / steps for e in traced.key_averages() if e.device_time_total}
-    return {"batch": batch, "context": context, "wall_ms": wall * 1e3, "kernels_ms": kernels}
+    return {"step": what, "wall_ms": wall * 1e3, "kernels_ms": kernels}
 
 
 def _print_profile(found: dict[str, Any]) -> None:
     kernels: dict[str, float] = found["kernels_ms"]
-    print(
-        f"decode step, batch {found['batch']}, context {found['context']}: {found['wall_ms']:.3f} ms on the clock, "
-        f"{sum(kernels.values()):.3f} ms of kernels"
-    )
+    print(f"{found['step']}: {found['wall_ms']:.3f} ms on the clock, {sum(kernels.values()):.3f} ms of kernels")
     for name, taken in sorted(kernels.items(), key=lambda item: -item[1])[:14]:
         print(f"  {taken:8.3f} ms  {name[:96]}")
 
@@ -143,6 +147,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--chunked-prefill-size", type=int, default=2048)
     parser.add_argument("--profile", type=int, nargs="*", default=[], help="batch sizes of decode steps to profile")
     parser.add_argument("--profile-context", type=int, default=640, help="tokens of each row of a profiled step")
+    parser.add_argument("--profile-prefill", type=int, nargs="*", default=[], help="tokens of prefill steps to profile")
+    parser.add_argument(
+        "--option",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="any other option of the engine that is a word",
+    )
     parser.add_argument("--json", help="also write the results to this file")
     args = parser.parse_args(argv)
 
@@ -156,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             context_length=min(args.context_length, SHAPES[args.shape]["max_position_embeddings"]),
             max_running_requests=args.max_running_requests,
             chunked_prefill_size=args.chunked_prefill_size,
+            **dict(args.option),
         )
     started = time.perf_counter() - begin
     info = engine.runner.model_info()
@@ -163,7 +177,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"started in {started:.1f} s, {info['num_slots']} KV slots", flush=True)
     found: dict[str, Any] = {"started": started, "info": info, "profiles": []}
     for batch in args.profile:
-        found["profiles"].append(profile(engine.runner, batch, args.profile_context))
+        plan = _plan(engine.runner, batch, args.profile_context)
+        what = f"decode step, batch {batch}, context {args.profile_context}"
+        found["profiles"].append(profile(engine.runner, plan, what))
+        _print_profile(found["profiles"][-1])
+    for tokens in args.profile_prefill:
+        plan = _prefill_plan(engine.runner, tokens, args.input)
+        what = f"prefill step, {len(plan.ids)} tokens in prompts of {args.input}"
+        found["profiles"].append(profile(engine.runner, plan, what, 5))
         _print_profile(found["profiles"][-1])
     for name in args.workloads:
         got = found[name] = run(engine, WORKLOADS[name], args.output, args.input, args.repeats)

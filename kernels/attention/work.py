@@ -62,7 +62,8 @@ def _split(items: Int32, kv_heads: int, wave: float) -> tuple[Int32, NDArray[np.
     share = int(keys.sum(dtype=np.int64)) * kv_heads / (PROGRAMS * wave)
     chunk = max(LEAST, -(-int(share) // ALIGN) * ALIGN)
     parts = np.maximum(1, (keys + chunk // 2) // chunk)
-    each = -(-(-(-keys // parts)) // ALIGN) * ALIGN
+    each = (keys + parts - 1) // parts
+    each = (each + ALIGN - 1) // ALIGN * ALIGN
     parts = -(-keys // each)
     if (parts == 1).all():
         return items, np.arange(len(items)), parts

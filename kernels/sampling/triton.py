@@ -1,5 +1,6 @@
-"""For GPUs: the noise of every token is made where its score is read, in float64 as in the reference. TRITON_INTERPRET=1
-runs it on CPU tensors (tests)."""
+"""For GPUs: the noise of every token is made where its score is read, in float64 as in the reference.
+
+TRITON_INTERPRET=1 runs it on CPU tensors (tests)."""
 
 from __future__ import annotations
 

@@ -84,7 +84,8 @@ CASES: dict[str, tuple[Any, dict[str, str], dict[str, Any]]] = {
     ),
     "adjust": (
         adjust_logits._adjust,
-        {"logits": F32, "rows": I32, "ids": I32, "add": F32, "divide": F32, "minus": F32, "count": "i32", "vocab": "i32"},
+        dict.fromkeys(("logits", "add", "divide", "minus"), F32)
+        | {"rows": I32, "ids": I32, "count": "i32", "vocab": "i32"},
         {"BLOCK": 256, "enable_fp_fusion": False},
     ),
     "filter": (

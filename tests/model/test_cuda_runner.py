@@ -205,7 +205,7 @@ def test_what_does_not_fit_says_which_option_to_turn(runners: Any) -> None:
     _, gpu = runners
     path = gpu.model_dir
     make = lambda **options: type(gpu)(path, dtype="float32", max_step_tokens=2, max_running_requests=2, **options)  # noqa: E731
-    with pytest.raises(RequestError, match="max_total_tokens .* lower it, or lower chunked_prefill_size"):
+    with pytest.raises(RequestError, match=r"max_total_tokens .* lower it, or lower chunked_prefill_size"):
         make(max_total_tokens=10**9)
-    with pytest.raises(RequestError, match="lower context_length.*raise mem_fraction_static"):
+    with pytest.raises(RequestError, match=r"lower context_length.*raise mem_fraction_static"):
         make(mem_fraction_static=1e-9)

@@ -17,6 +17,7 @@ from test_llama import VARIANTS, VOCAB, expected_logits, random_ids, variants  #
 
 __all__ = ["variants"]  # a fixture
 CUDA = torch.cuda.is_available()
+SCHEMA = '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_the_bundled_model_says_the_same_on_both(engines: tuple[Any, Any]) -> No
         {"max_new_tokens": 24, "temperature": 1.0, "top_k": 20, "min_p": 0.02, "seed": 6},
         {"max_new_tokens": 24, "temperature": 0.7, "repetition_penalty": 1.2, "frequency_penalty": 0.3, "seed": 7},
         {"max_new_tokens": 30, "temperature": 0.0, "regex": r"[a-z]{3,9}( [a-z]{3,9}){2}"},
-        {"max_new_tokens": 60, "temperature": 0.0, "json_schema": '{"type":"object","properties":{"a":{"type":"integer"}},"required":["a"]}'},
+        {"max_new_tokens": 60, "temperature": 0.0, "json_schema": SCHEMA},
     ]  # fmt: skip
     both = []
     for engine in engines:
@@ -120,7 +121,7 @@ def test_a_device_that_is_not_there_says_why() -> None:
         assert choose_device("auto") == choose_device("cuda") == "cuda"
     else:
         assert choose_device("auto") == "cpu"
-        with pytest.raises(RequestError, match="device 'cuda' cannot be used: .*stemma doctor"):
+        with pytest.raises(RequestError, match=r"device 'cuda' cannot be used: .*stemma doctor"):
             choose_device("cuda")
     with pytest.raises(RequestError, match="auto, cpu, cuda, got 'tpu'"):
         choose_device("tpu")
