@@ -90,6 +90,18 @@ def run(engine: Engine, requests: int, new: int, length: int, repeats: int) -> d
     return {"requests": requests, "seconds": seconds, "tokens_per_second": requests * new / median}
 
 
+def busy(engine: Engine, requests: int, new: int, length: int) -> dict[str, float]:
+    """Seconds that a workload takes under the profiler, and how many of them a kernel or copy ran."""
+    ids = prompts(requests, length, engine.runner.vocab_size)
+    params = {"max_new_tokens": new, "temperature": 0.0, "ignore_eos": True}
+    engine.flush_cache()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as traced:
+        begin = time.perf_counter()
+        engine.generate(input_ids=ids, sampling_params=params)
+        wall = time.perf_counter() - begin
+    return {"wall": wall, "kernels": sum(e.device_time_total for e in traced.key_averages()) / 1e6}
+
+
 def _plan(runner: Any, batch: int, context: int) -> Any:
     """A decode step: `batch` rows that have `context - 1` tokens each, on slots of their own."""
     plan = runner._idle_plan(context - 1, 1, sampled=False, rows=batch)
@@ -147,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--chunked-prefill-size", type=int, default=2048)
     parser.add_argument("--profile", type=int, nargs="*", default=[], help="batch sizes of decode steps to profile")
     parser.add_argument("--profile-context", type=int, default=640, help="tokens of each row of a profiled step")
+    parser.add_argument("--busy", type=int, default=0, help="requests of a run that is traced for the GPU's idle time")
     parser.add_argument("--profile-prefill", type=int, nargs="*", default=[], help="tokens of prefill steps to profile")
     parser.add_argument(
         "--option",
@@ -176,6 +189,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{args.shape}: {info['parameters'] / 1e9:.2f} B parameters, {info['dtype']} on {info.get('gpu', 'CPU')}")
     print(f"started in {started:.1f} s, {info['num_slots']} KV slots", flush=True)
     found: dict[str, Any] = {"started": started, "info": info, "profiles": []}
+    for name in args.workloads:
+        got = found[name] = run(engine, WORKLOADS[name], args.output, args.input, args.repeats)
+        runs = ", ".join(f"{s:.3f}" for s in got["seconds"])
+        print(f"{name:<12} {got['tokens_per_second']:10.1f} output tokens/s   ({runs} s)", flush=True)
+    if args.busy:
+        got = found["busy"] = busy(engine, args.busy, args.output, args.input)
+        print(f"{args.busy} requests: {got['wall']:.3f} s, kernels ran {got['kernels']:.3f} s of it", flush=True)
     for batch in args.profile:
         plan = _plan(engine.runner, batch, args.profile_context)
         what = f"decode step, batch {batch}, context {args.profile_context}"
@@ -186,10 +206,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = f"prefill step, {len(plan.ids)} tokens in prompts of {args.input}"
         found["profiles"].append(profile(engine.runner, plan, what, 5))
         _print_profile(found["profiles"][-1])
-    for name in args.workloads:
-        got = found[name] = run(engine, WORKLOADS[name], args.output, args.input, args.repeats)
-        runs = ", ".join(f"{s:.3f}" for s in got["seconds"])
-        print(f"{name:<12} {got['tokens_per_second']:10.1f} output tokens/s   ({runs} s)", flush=True)
     if args.json:
         Path(args.json).write_text(json.dumps(found, indent=1))
     engine.shutdown()
