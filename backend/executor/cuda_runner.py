@@ -182,7 +182,7 @@ class CudaRunner(ModelRunner):
         began = time.perf_counter()
         self.max_step_tokens = max_step_tokens
         self._sizes: list[int] = []
-        self._graphs: dict[int, Graph] = {}
+        self._graphs: dict[tuple[int, bool], Graph] = {}  # by tokens, and whether partial results are merged
         self._generation = 1  # of the staging buffer that the graphs read
         self._results: list[Tensor] = []
         self._turn = 0
@@ -293,7 +293,7 @@ class CudaRunner(ModelRunner):
             **super().model_info(),
             "gpu": torch.cuda.get_device_name(self.device),
             "step_bytes": self.memory["step"],
-            "graphs": sorted(self._graphs),
+            "graphs": sorted({size for size, _ in self._graphs}),
         }
 
     def reset(self) -> None:
@@ -318,7 +318,8 @@ class CudaRunner(ModelRunner):
         layout, work = self._stage(plan, draws.at, keys, size)
         self._relay_ids(layout, plan)
         if size is not None:
-            graph = self._graphs.get(size) or self._capture(size, layout)
+            merged = len(work.merges) > 0
+            graph = self._graphs.get((size, merged)) or self._capture(size, layout, merged)
             graph.replay()
             return graph.hidden, graph.logits[:wanted], graph.best[:wanted]
         device = None
@@ -412,7 +413,7 @@ class CudaRunner(ModelRunner):
 
     # -- graphs ----------------------------------------------------------------------------------------------------
 
-    def _capture(self, size: int, layout: Layout) -> Graph:
+    def _capture(self, size: int, layout: Layout, merged: bool) -> Graph:
         """Captures the forward pass of `size` tokens. What it reads is in the staging buffer already."""
         heads, dim = self.config.num_heads, self.config.head_dim
         if not self._graphs:
@@ -424,6 +425,8 @@ class CudaRunner(ModelRunner):
             self._pool_id = torch.cuda.graph_pool_handle()
         work = self._device_work(layout)
         work.partial, work.partial_lse = self._partial, self._partial_lse
+        if not merged:
+            work.merges = work.merges[:0]  # a launch that does nothing still takes its time in every layer
         nothing = np.zeros(0, np.int32)
         attention = AttentionBatch(nothing, nothing, nothing, nothing, nothing, prepared={"triton": work})
         last = self._staging.view(layout, "last", size)
@@ -432,7 +435,7 @@ class CudaRunner(ModelRunner):
             return self._body(self._forward_batch(layout, attention), last, self._logits[:size])
 
         replay, (hidden, logits, best) = self._record(body)
-        made = self._graphs[size] = Graph(replay, hidden, logits, best)
+        made = self._graphs[size, merged] = Graph(replay, hidden, logits, best)
         return made
 
     def _record(self, body: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> tuple[Callable[[], None], Any]:

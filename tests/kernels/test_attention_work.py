@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +34,7 @@ from stemma.kernels.attention.work import (
 pytest.importorskip("triton")
 from stemma.kernels.attention import triton as kernel
 
+ROOT = Path(__file__).parent.parent.parent
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -117,6 +123,19 @@ def test_merging_parts_gives_the_whole() -> None:
     torch.testing.assert_close(outs[0], outs[1], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(masses[0], masses[1], rtol=1e-5, atol=1e-5)
     assert (outs[:, 3] == 7).all() and (outs[:, 1] == 0).all() and masses[0, 1, 0] == float("-inf")
+
+
+def test_the_kernels_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    names = ["attend few bf16 128", "attend many bf16 128", "merge", "rope and store", "draw", "filter"]
+    command = [sys.executable, str(ROOT / "tests" / "kernels" / "compile_for_gpu.py"), *names]
+    environment["PYTHONPATH"] = str(ROOT)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    lines = {line[:24].strip(): line[24:] for line in done.stdout.splitlines()}
+    assert list(lines) == names
+    assert "mma, cp.async" in lines["attend few bf16 128"] and "wgmma, cp.async" in lines["attend many bf16 128"]
+    assert all(int(line.split()[2].rstrip(",")) <= 227 * 1024 for line in lines.values()), "shared memory of Hopper"
 
 
 def in_float64(q: Tensor, keys: Tensor, values: Tensor, batch: AttentionBatch, scale: float) -> Tensor:
