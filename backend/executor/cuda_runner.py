@@ -10,8 +10,7 @@ tokens on slot 0.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ import torch
 from torch import Tensor
 
 from stemma.backend.cache.kv_pool import KVPool
-from stemma.backend.core import Int32, Int64, Plan, RowLogprobs, SamplingArrays, StepOutput
-from stemma.backend.executor.draws import Draws, every_draw
-from stemma.backend.executor.logprobs import check_ids, input_logprobs, output_logprobs
+from stemma.backend.core import Int32, Int64, Plan, StepOutput
+from stemma.backend.executor.cuda_step import CudaStep, out_of_memory
+from stemma.backend.executor.draws import Draws
+from stemma.backend.executor.idle import idle_plan
 from stemma.backend.executor.runner import ModelRunner
-from stemma.backend.executor.sampler import sample
 from stemma.backend.executor.staging import Layout, Staging, put, words_for
 from stemma.backend.layers.batch import ForwardBatch
 from stemma.kernels.attention import AttentionBatch
@@ -58,15 +57,6 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
-@contextmanager
-def _out_of_memory(advice: str) -> Iterator[None]:
-    try:
-        yield
-    except torch.cuda.OutOfMemoryError as error:
-        first = str(error).split(". ", 1)[0]
-        raise MemoryError(f"{first}. {advice}") from error
-
-
 @dataclass(slots=True)
 class Graph:
     """A captured step. The tensors are overwritten by every replay."""
@@ -75,77 +65,6 @@ class Graph:
     hidden: Tensor  # [tokens, H]
     logits: Tensor  # [tokens, V], in the model's dtype
     best: Tensor  # int64 [tokens]
-
-
-class CudaStep:
-    """A step under way (`core.Launched`)."""
-
-    def __init__(self, runner: CudaRunner, plan: Plan) -> None:
-        self._runner, self._plan = runner, plan
-        self._places = np.flatnonzero(plan.sample)
-        self._draws = every_draw(plan, self._places)
-        with _out_of_memory(runner.step_advice(len(plan.ids))):
-            self._hidden, self._logits, self._best = runner.enqueue(plan, self._draws)
-        self._logprobs: dict[int, RowLogprobs] = {}
-        self._drawn: tuple[Tensor, torch.cuda.Event] | None = None
-        if not plan.late:
-            self.sample()
-
-    @torch.inference_mode()
-    def sample(self) -> None:
-        """Enqueues drawing and the copy of the ids. Log-probabilities are worked out here, and waited for."""
-        runner, plan = self._runner, self._plan
-        with _out_of_memory(runner.step_advice(len(plan.ids))):
-            raw, outputs = self._ask_logprobs()
-            if self._places.size:
-                ids = self._draw()
-                self._drawn = runner.send_back(ids)
-                runner.relay(ids, self._places, self._draws)
-            if raw is not None:
-                drawn = self._wait()[self._draws.where]
-                at = np.searchsorted(self._places, [r.index for r in outputs])
-                output_logprobs(outputs, raw, drawn[at].tolist(), self._logprobs)
-        del self._hidden, self._logits, self._best
-
-    def _draw(self) -> Tensor:
-        runner, draws, s = self._runner, self._draws, self._plan.sampling
-        if s.all_greedy and not s.any_penalty and not draws.plan.masks and not s.bias:
-            return self._best
-        logits = self._logits.float()
-        return sample(logits, draws.plan, draws.places, runner.kernels, runner.masks)
-
-    def _ask_logprobs(self) -> tuple[Tensor | None, list[Any]]:
-        """The raw rows of logits that output log-probabilities are wanted of, and who wants them."""
-        runner, plan = self._runner, self._plan
-        outputs = []
-        for request in plan.logprobs:
-            check_ids(request, runner.vocab_size)
-            result = self._logprobs[request.index] = RowLogprobs()
-            if request.input_from >= 0:
-                input_logprobs(plan, request, self._hidden, runner.model.logits, runner.vocab_size, result)
-            if request.output and plan.sample[request.index]:
-                outputs.append(request)
-        if not outputs:
-            return None, []
-        rows = self._draws.where[np.searchsorted(self._places, [r.index for r in outputs])]
-        return self._logits[torch.from_numpy(rows).to(runner.device)].float(), outputs
-
-    def _wait(self) -> Int64:
-        """The drawn ids [N]."""
-        assert self._drawn is not None
-        host, event = self._drawn
-        event.synchronize()
-        return host.numpy()
-
-    def result(self) -> StepOutput:
-        """Waits for the ids."""
-        next_ids = np.full(len(self._plan.rows), -1, np.int32)
-        verified: dict[int, Int32] = {}
-        if self._places.size:
-            drawn = self._wait()[self._draws.where]
-            next_ids[self._places] = drawn[: self._places.size]
-            verified = self._draws.verified(drawn)
-        return StepOutput(next_ids, self._logprobs, verified)
 
 
 class CudaRunner(ModelRunner):
@@ -214,7 +133,7 @@ class CudaRunner(ModelRunner):
         self._staging = Staging(words_for(max_step_tokens + max_running_requests, keys), self.device)
         self.num_slots, self.pool = 0, self._make_pool(1)
         self.num_slots = self._fit_slots(max_total_tokens, mem_fraction_static)
-        with _out_of_memory(self._pool_advice()):
+        with out_of_memory(self._pool_advice()):
             self.pool = self._make_pool(self.num_slots)
         if cuda_graphs and self._triton:
             self._sizes = graph_sizes(min(GRAPH_TOKENS, max_running_requests))
@@ -247,7 +166,7 @@ class CudaRunner(ModelRunner):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_reserved()
-        with _out_of_memory(f"The largest step ({tokens} tokens) does not fit: lower chunked_prefill_size"):
+        with out_of_memory(f"The largest step ({tokens} tokens) does not fit: lower chunked_prefill_size"):
             self.run(self._idle_plan(0, -(-tokens // rows), sampled=True, rows=rows))
             torch.cuda.synchronize()
         peak = torch.cuda.max_memory_reserved() - before
@@ -505,34 +424,4 @@ class CudaRunner(ModelRunner):
         return time.perf_counter() - began
 
     def _idle_plan(self, start: int, n: int, sampled: bool, rows: int = 1) -> Plan:
-        """Rows that extend by n tokens, all on the padding slot."""
-        full = lambda value, kind=np.int32: np.full(rows, value, kind)  # noqa: E731
-        end = start + n
-        return Plan(
-            step=0,
-            rows=np.arange(rows, dtype=np.int32),
-            start=full(start),
-            n=full(n),
-            offsets=np.arange(rows + 1, dtype=np.int32) * n,
-            ids=np.zeros(rows * n, np.int32),
-            positions=np.tile(np.arange(start, end, dtype=np.int32), rows),
-            out_slots=np.zeros(rows * n, np.int32),
-            sample=full(True, np.bool_),
-            slot_table=np.zeros((rows, end), np.int32),
-            id_table=np.zeros((rows, end), np.int32),
-            sampling=SamplingArrays(
-                temperature=full(1.0 if sampled else 0.0, np.float32),
-                top_p=full(0.9 if sampled else 1.0, np.float32),
-                top_k=full(self.vocab_size),
-                min_p=full(0.0, np.float32),
-                seed=full(0, np.int64),
-                repetition_penalty=full(1.1 if sampled else 1.0, np.float32),
-                frequency_penalty=full(0.0, np.float32),
-                presence_penalty=full(0.0, np.float32),
-                prompt_len=full(end),
-                all_greedy=not sampled,
-                any_filter=sampled,
-                any_penalty=sampled,
-            ),
-            masks=[(0, np.full(self.masks.words, -1, np.int32))] if sampled else (),
-        )
+        return idle_plan(self.vocab_size, self.masks.words, start, n, sampled, rows)

@@ -1,7 +1,12 @@
 """For GPUs: a row is cut into blocks, each block finds its best, a second kernel the best of those. TRITON_INTERPRET=1
 runs it on CPU tensors (tests)."""
 
+# pyright: reportAttributeAccessIssue=false
+# (Triton says that a minimum may be a tuple)
+
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -40,7 +45,8 @@ def best_of(best: Tensor, best_id: Tensor, vocab: int) -> Tensor:
     rows, blocks = best.shape
     ids = torch.empty(rows, dtype=torch.int64, device=best.device)
     if rows:
-        _best_of[(rows,)](best, best_id, ids, blocks, vocab, BLOCK=triton.next_power_of_2(blocks), num_warps=1)
+        options: dict[str, Any] = {"BLOCK": triton.next_power_of_2(blocks), "num_warps": 1}
+        _best_of[(rows,)](best, best_id, ids, blocks, vocab, **options)
     return ids
 
 
@@ -51,5 +57,6 @@ def argmax(scores: Tensor) -> Tensor:
     best = torch.empty(rows, blocks, dtype=torch.float32, device=scores.device)
     best_id = torch.empty(rows, blocks, dtype=torch.int32, device=scores.device)
     if rows:
-        _best[(rows, blocks)](scores, best, best_id, vocab, BLOCK=BLOCK)
+        options: dict[str, Any] = {"BLOCK": BLOCK}
+        _best[(rows, blocks)](scores, best, best_id, vocab, **options)
     return best_of(best, best_id, vocab)

@@ -238,12 +238,16 @@ def merge_states(
 ) -> Tensor:
     """See the package docstring."""
     _, heads, dim = partial.shape
-    options: dict[str, Any] = {"PARTS": _PARTS, "WITH_LSE": lse is not None, "num_warps": 2}
-    block_d = triton.next_power_of_2(dim)
+    options: dict[str, Any] = {
+        "HEADS": heads,
+        "DIM": dim,
+        "BLOCK_D": triton.next_power_of_2(dim),
+        "PARTS": _PARTS,
+        "WITH_LSE": lse is not None,
+        "num_warps": 2,
+    }
     given_lse = partial_lse if lse is None else lse
-    _merge[(heads, merges.shape[0])](
-        partial, partial_lse, merges, out, given_lse, HEADS=heads, DIM=dim, BLOCK_D=block_d, **options
-    )
+    _merge[(heads, merges.shape[0])](partial, partial_lse, merges, out, given_lse, **options)
     return out
 
 

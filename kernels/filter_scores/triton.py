@@ -5,7 +5,12 @@ flipped), and at most 33 halvings of their range find the largest one at which e
 at or above it. Tokens equal to it are kept by id. TRITON_INTERPRET=1 runs it on CPU tensors (tests).
 """
 
+# pyright: reportOperatorIssue=false
+# (Triton says that a sum may be a tuple)
+
 from __future__ import annotations
+
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -123,4 +128,5 @@ def filter_scores(scores: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -
         raise ValueError(f"scores must be contiguous, got strides {scores.stride()}")
     rows, vocab = scores.shape
     if rows:
-        _filter[(rows,)](scores, top_k, top_p, min_p, vocab, BLOCK=_BLOCK, num_warps=8)
+        options: dict[str, Any] = {"BLOCK": _BLOCK, "num_warps": 8}
+        _filter[(rows,)](scores, top_k, top_p, min_p, vocab, **options)

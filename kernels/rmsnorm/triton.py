@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -39,8 +41,9 @@ def _norm(
     tl.store(out + outer * out_stride + at + d, result.to(out.dtype.element_ty), mask=inside)
 
 
-def _warps(block: int) -> int:
-    return min(16, max(1, block // 512))
+def _options(dim: int, add: bool) -> dict[str, Any]:
+    block = triton.next_power_of_2(dim)
+    return {"DIM": dim, "BLOCK": block, "ADD": add, "num_warps": min(16, max(1, block // 512))}
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None) -> Tensor:
@@ -51,7 +54,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None) -
     inner = x.shape[1] if x.dim() == 3 else 1
     rows = x.shape[0] * inner
     if rows:
-        block = triton.next_power_of_2(dim)
         _norm[(rows,)](
             x,
             x,
@@ -61,10 +63,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, out: Tensor | None = None) -
             x.stride(0),
             out.stride(0),
             eps,
-            DIM=dim,
-            BLOCK=block,
-            ADD=False,
-            num_warps=_warps(block),
+            **_options(dim, False),
         )
     return out
 
@@ -75,7 +74,6 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: T
         out = torch.empty_like(residual)
     rows, dim = x.shape
     if rows:
-        block = triton.next_power_of_2(dim)
         _norm[(rows,)](
             x,
             residual,
@@ -85,9 +83,6 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, out: T
             x.stride(0),
             out.stride(0),
             eps,
-            DIM=dim,
-            BLOCK=block,
-            ADD=True,
-            num_warps=_warps(block),
+            **_options(dim, True),
         )
     return out

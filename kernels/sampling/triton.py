@@ -4,6 +4,8 @@ TRITON_INTERPRET=1 runs it on CPU tensors (tests)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -55,5 +57,6 @@ def draw(scores: Tensor, seeds: Tensor, positions: Tensor) -> Tensor:
     best = torch.empty(rows, blocks, dtype=torch.float64, device=scores.device)
     best_id = torch.empty(rows, blocks, dtype=torch.int32, device=scores.device)
     if rows:
-        _draw[(rows, blocks)](scores, seeds, positions, best, best_id, vocab, BLOCK=_BLOCK)
+        options: dict[str, Any] = {"BLOCK": _BLOCK}
+        _draw[(rows, blocks)](scores, seeds, positions, best, best_id, vocab, **options)
     return best_of(best, best_id, vocab)

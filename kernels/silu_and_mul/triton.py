@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -32,5 +34,6 @@ def silu_and_mul(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
         out = torch.empty(rows, size, dtype=gate_up.dtype, device=gate_up.device)
     for first in range(0, rows, 65535):  # the second dimension of a grid ends there
         some = min(65535, rows - first)
-        _gate[(triton.cdiv(size, _BLOCK), some)](gate_up[first:], out[first:], size, BLOCK=_BLOCK)
+        options: dict[str, Any] = {"BLOCK": _BLOCK}
+        _gate[(triton.cdiv(size, _BLOCK), some)](gate_up[first:], out[first:], size, **options)
     return out
