@@ -28,8 +28,8 @@ class EngineConfig:
     load_format: str = _opt(
         "auto", "'auto' reads the weights; 'dummy' makes random ones from config.json", ("auto", "dummy")
     )
-    dtype: str = _opt("auto", "'auto': float32 on CPU, the model's own on GPU", ("auto", "float32", "bfloat16"))
-    device: str = _opt("auto", "where the model runs", ("auto", "cpu", "cuda"))
+    dtype: str = _opt("auto", "'auto': float32 on CPU, bfloat16 on GPU", ("auto", "float32", "bfloat16"))
+    device: str = _opt("auto", "where the model runs; 'auto': an NVIDIA GPU if there is one", ("auto", "cpu", "cuda"))
     context_length: int | None = _opt(None, "longest sequence in tokens; default: the model's")
     max_running_requests: int = _opt(256, "most branches in one step")
     max_total_tokens: int | None = _opt(

@@ -71,10 +71,10 @@ class Engine:
             if model_path is not None:
                 options["model_path"] = os.fspath(model_path)
             self.config = make_config(options)
-        from stemma.backend.executor.runner import ModelRunner  # torch begins here
+        from stemma.backend.executor.factory import make_runner  # torch begins here
 
-        config = self.config
-        self.runner = ModelRunner(
+        config, chunk = self.config, self.config.chunked_prefill_size
+        self.runner = make_runner(
             config.model_dir,
             load_format=config.load_format,
             dtype=config.dtype,
@@ -88,6 +88,7 @@ class Engine:
             seed=config.random_seed,
             num_threads=config.num_threads,
             mem_fraction_static=config.mem_fraction_static,
+            max_step_tokens=chunk if chunk > 0 else config.max_prefill_tokens,
         )
         self.tokenizer = Tokenizer.load(config.model_dir)
         self.chat = ChatTemplate.load(config.model_dir, self.tokenizer)
@@ -105,9 +106,7 @@ class Engine:
             self._compile,
             context=self.runner.context_length,
             max_rows=config.max_running_requests,
-            chunk=config.chunked_prefill_size
-            if config.chunked_prefill_size > 0
-            else max(self.runner.context_length, config.max_prefill_tokens),
+            chunk=chunk if chunk > 0 else max(self.runner.context_length, config.max_prefill_tokens),
             policy=config.schedule_policy,
             conservativeness=config.schedule_conservativeness,
             radix=not config.disable_radix_cache,

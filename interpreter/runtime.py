@@ -89,8 +89,7 @@ class Run:
         self.settled_at = self.started_at
         self._send = threading.Lock()
         self._names = "names" in endpoint.capabilities
-        self.touched_at = 0.0  # for the quiet timer
-        self.in_quiet_queue = False
+        self.touched_at, self.in_quiet_queue = 0.0, False  # for the quiet timer
         self._sleepers: dict[asyncio.Future[None], asyncio.AbstractEventLoop] = {}
         self._refs: list[GraphNode] = []  # literals that still wait for the value they quote
         self.body: asyncio.Future[None] | None = None  # a body that nobody awaits; held so that it is not collected

@@ -16,7 +16,8 @@ commands:
   serve      start a server: /generate, /v1/graph, OpenAI-compatible routes
   run        run a program file on the bundled model, or on a server with --url
   grammar    check: run JSON schemas with their instances through a constraint engine
-  bench      measure: scheduler, offline, grammar, simulate
+  bench      measure: scheduler, offline, programs, grammar, simulate, soak ...
+  doctor     this machine: GPUs, versions, which kernels would run and why, what to install
   --version  print the version
 
 Each command explains itself: stemma serve --help
@@ -33,6 +34,7 @@ COMMANDS = {
     "run": "stemma.interpreter.command",
     "grammar": "stemma.backend.grammar.command",
     "bench": "stemma.backend.bench.command",
+    "doctor": "stemma.backend.executor.doctor",
 }
 
 

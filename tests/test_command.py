@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 import stemma
 from stemma.__main__ import COMMANDS, main
+from stemma.kernels.dispatch import OPERATIONS
 
 PROGRAM = """
 import sys
@@ -28,13 +30,35 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize(
-    "command", [["serve"], ["run"], ["bench", "scheduler"], ["bench", "offline"], ["bench", "masks"]]
+    "command",
+    [
+        ["serve"],
+        ["run"],
+        ["doctor"],
+        ["bench", "scheduler"],
+        ["bench", "offline"],
+        ["bench", "masks"],
+        ["bench", "one-batch"],
+    ],
 )
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         main([*command, "--help"])
     assert end.value.code == 0
     assert f"stemma {' '.join(command)}" in capsys.readouterr().out
+
+
+def test_the_doctor_names_every_operation_and_why(capsys: pytest.CaptureFixture[str]):
+    assert main(["doctor", "--json", "--device", "cpu", "--dtype", "bfloat16"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    chosen = {row["operation"]: row for row in found["operations"]}
+    assert set(chosen) == set(OPERATIONS)
+    assert chosen["attention"]["implementation"] == "sdpa" and "needs a GPU" in chosen["attention"]["why"]
+    assert found["packages"]["torch"] and found["device"] == "cpu" and found["dtype"] == "bfloat16"
+    assert bool(found["gpus"]) or found["no_gpu_because"]
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert all(operation in out for operation in OPERATIONS) and "GPUs:" in out
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]):

@@ -16,6 +16,7 @@ BENCHES = {
     "simulate": "program traces in virtual time: schedule and routing policies compared, up to 100,000 programs",
     "speculation": "drafts by prompt lookup, off and on: equal ids, forward passes saved, time",
     "soak": "a server under everything at once: no answer lost, nothing left behind",
+    "one-batch": "a model shape with random weights on one GPU: tokens per second, time by kernel",
     "offline": "tokens per second against transformers.generate, same model, same run",
 }
 
@@ -32,4 +33,4 @@ def main(argv: list[str] | None = None) -> int:
     if name not in BENCHES:
         print(f"stemma bench: no benchmark {name!r}; one of {', '.join(BENCHES)}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"stemma.backend.bench.{name}").main(args)
+    return importlib.import_module(f"stemma.backend.bench.{name.replace('-', '_')}").main(args)

@@ -64,8 +64,12 @@ def _cores() -> int:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """'auto' is fp32 on CPU."""
-    names = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    """'auto' is fp32 on CPU, bf16 elsewhere."""
+    names = {
+        "auto": torch.float32 if device.type == "cpu" else torch.bfloat16,
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+    }
     if dtype not in names:
         raise RequestError(f"dtype must be one of {', '.join(names)}, got {dtype!r}", param="dtype")
     return names[dtype]
@@ -141,7 +145,39 @@ class ModelRunner:
         if device not in ("auto", "cpu"):
             raise RequestError(f"device {device!r} is not supported by this runner; supported: cpu", param="device")
         began = time.perf_counter()
-        self.device = torch.device("cpu")
+        self._load(
+            model_dir,
+            torch.device("cpu"),
+            load_format=load_format,
+            dtype=dtype,
+            context_length=context_length,
+            max_running_requests=max_running_requests,
+            seed=seed,
+            num_threads=num_threads,
+            kernels=kernels,
+        )
+        self.num_slots = self._choose_slots(max_total_tokens, page_size, mem_fraction_static)
+        self.pool = self._make_pool(self.num_slots)
+        self.host = self._make_host(host_tokens, page_size, host_path)
+        self._fused = self._fuse() if fused and self.kernels.compiled else None
+        self._ahead = _ahead(weakref.ref(self))
+        self.load_seconds = time.perf_counter() - began
+
+    def _load(
+        self,
+        model_dir: Path,
+        device: torch.device,
+        *,
+        load_format: str,
+        dtype: str,
+        context_length: int | None,
+        max_running_requests: int,
+        seed: int,
+        num_threads: int | None,
+        kernels: str | None,
+    ) -> None:
+        """Configuration, kernels and weights: everything but the pool."""
+        self.device = device
         self.dtype = resolve_dtype(dtype, self.device)
         self.num_threads = num_threads or _cores()
         torch.set_num_threads(self.num_threads)
@@ -160,18 +196,17 @@ class ModelRunner:
         else:
             raise RequestError(f"load_format must be 'auto' or 'dummy', got {load_format!r}", param="load_format")
         self.model = cls(self.config, weights, self.kernels, self.context_length, self.device)
-        self.parameters = sum(int(np.prod(shape)) for shape in expected.values())
-        self.num_slots = self._choose_slots(max_total_tokens, page_size, mem_fraction_static)
-        c = self.config
-        self.pool = KVPool(c.num_layers, self.num_slots, c.num_kv_heads, c.head_dim, self.dtype, self.device)
-        self.host: HostPool | None = None
-        if host_tokens:
-            host_slots = (host_tokens // page_size + 1) * page_size
-            self.host = HostPool(self.pool, host_slots, _free_memory(), host_path)
         self.masks = MaskTable(self.vocab_size, self.device)
-        self._fused = self._fuse() if fused and self.kernels.compiled else None
-        self._ahead = _ahead(weakref.ref(self))
-        self.load_seconds = time.perf_counter() - began
+        self.parameters = sum(int(np.prod(shape)) for shape in expected.values())
+
+    def _make_pool(self, num_slots: int) -> KVPool:
+        c = self.config
+        return KVPool(c.num_layers, num_slots, c.num_kv_heads, c.head_dim, self.dtype, self.device)
+
+    def _make_host(self, tokens: int, page_size: int, path: str | None) -> HostPool | None:
+        if not tokens:
+            return None
+        return HostPool(self.pool, (tokens // page_size + 1) * page_size, _free_memory(), path)
 
     def _choose_slots(
         self, max_total_tokens: int | None, page_size: int, mem_fraction_static: float | None = None

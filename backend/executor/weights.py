@@ -124,7 +124,7 @@ class SafetensorWeights:
 class DummyWeights:
     """Random weights: norms 1, biases and matrices normal with a small deviation, the same for the same seed.
 
-    A tensor depends on the seed, its name and its shape only, not on the order of `take`.
+    A tensor depends on the seed, its name, its shape and the kind of device only, not on the order of `take`.
     """
 
     def __init__(
@@ -145,6 +145,8 @@ class DummyWeights:
         key = self.seed
         for byte in name.encode():
             key = (key * 1099511628211 + byte) % (1 << 61)
-        generator = torch.Generator().manual_seed(key)
+        # drawn where they are needed: billions of them take minutes on CPU
+        generator = torch.Generator(self.device).manual_seed(key)
         std = self.std if len(shape) > 1 else self.std / math.sqrt(2)
-        return (torch.randn(shape, generator=generator) * std).to(device=self.device, dtype=self.dtype)
+        drawn = torch.randn(shape, generator=generator, device=self.device, dtype=torch.float32)
+        return drawn.mul_(std).to(self.dtype)

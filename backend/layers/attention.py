@@ -53,7 +53,6 @@ class SelfAttention:
         if self.q_norm is not None:
             kernels.rms_norm(q, self.q_norm, self.eps, q)
             kernels.rms_norm(k, self.k_norm, self.eps, k)
-        kernels.apply_rope(q, k, batch.cos, batch.sin)
         k_pool, v_pool = batch.keys[self.index], batch.values[self.index]
-        kernels.store_kv(k, v, batch.slots, k_pool, v_pool)
+        kernels.rope_store_kv(q, k, v, batch.cos, batch.sin, batch.slots, k_pool, v_pool)
         return self.o(kernels.attention(q, k_pool, v_pool, batch.attention, self.scale))

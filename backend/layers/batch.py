@@ -16,7 +16,7 @@ class ForwardBatch:
     ids: Tensor  # int32 or int64 [T]
     cos: Tensor  # fp32 [T, D / 2], at the tokens' absolute positions
     sin: Tensor  # fp32 [T, D / 2]
-    slots: Tensor  # int64 [T], where keys and values go
+    slots: Tensor  # int32 or int64 [T], where keys and values go
     attention: AttentionBatch
     keys: list[Tensor]  # the pool of each layer, [num_slots, Hkv, D]
     values: list[Tensor]

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from stemma.kernels.attention import AttentionBatch
-from stemma.kernels.dispatch import OPERATIONS, has_numba, resolve
+from stemma.kernels.dispatch import OPERATIONS, has_numba, has_triton, reasons, resolve
 
+CUDA = torch.cuda.is_available()
 CPU = torch.device("cpu")
 FAST = [
     (operation, package, name)
@@ -20,12 +21,32 @@ FAST = [
 ]
 
 
+def through_the_gpu(function):
+    """The function on copies of its tensors on the GPU; what it writes into them is copied back."""
+
+    def call(*arguments):
+        moved = [x.cuda() if isinstance(x, torch.Tensor) else x for x in arguments]
+        for x in moved:
+            if isinstance(x, AttentionBatch):
+                x.prepared.clear()
+        result = function(*moved)
+        for given, x in zip(arguments, moved, strict=True):
+            if isinstance(given, torch.Tensor):
+                given.copy_(x)
+        return result.cpu() if isinstance(result, torch.Tensor) else result
+
+    return call
+
+
 def pair(operation: str, package: str, name: str):
-    """(implementation, reference) of an operation."""
+    """(implementation, reference) of an operation; both take CPU tensors."""
     if name == "cpu" and not has_numba():
         pytest.skip("numba is not installed")
+    if name == "triton" and not has_triton():
+        pytest.skip("triton is not installed")
     load = lambda which: getattr(importlib.import_module(f"stemma.kernels.{package}.{which}"), operation)  # noqa: E731
-    return load(name), load("reference")
+    fast = load(name)
+    return (through_the_gpu(fast) if name == "triton" and CUDA else fast), load("reference")
 
 
 def implementations(operation: str) -> list[str]:
@@ -41,8 +62,17 @@ def test_every_operation_has_a_reference() -> None:
 def test_the_table_names_every_choice() -> None:
     table = resolve(CPU, torch.bfloat16).table()
     assert len(table.splitlines()) == len(OPERATIONS)
-    assert "sdpa" in table and "cpu" not in table.replace("numba", "")
+    assert "sdpa" in table and "cpu" not in table and "triton" not in table
     assert set(resolve(CPU, torch.float32, "reference").chosen.values()) == {"reference"}
+
+
+def test_every_choice_has_a_reason() -> None:
+    found = {operation: (name, why) for operation, name, why in reasons(torch.device("cuda"), torch.bfloat16)}
+    assert set(found) == set(OPERATIONS)
+    if has_triton():
+        assert {name for name, _ in found.values()} == {"triton"}
+    by_cpu = {operation: (name, why) for operation, name, why in reasons(CPU, torch.bfloat16)}
+    assert by_cpu["attention"] == ("sdpa", "not triton: needs a GPU; not cpu: fp32 on CPU only")
 
 
 @pytest.mark.parametrize("name", implementations("rms_norm"))
@@ -151,6 +181,8 @@ def test_attention(
     kv_heads: int,
     dim: int,
 ) -> None:
+    if name == "triton" and not CUDA and dim not in (16, 20):
+        pytest.skip("interpreted kernels are slow: two shapes do")
     fast, reference = pair("attention", "attention", name)
     batch = random_batch(rows * 1000 + dim, rows, longest, most_new, groups)
     tokens = int(batch.offsets[-1])
@@ -174,15 +206,87 @@ def test_attention_survives_large_scores(name: str) -> None:
     torch.testing.assert_close(got, reference(q, k_pool, v_pool, batch, 1.0), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", implementations("rope_store_kv"))
+@pytest.mark.parametrize(("tokens", "heads", "kv_heads", "dim"), [(1, 4, 2, 16), (13, 6, 2, 32), (5, 3, 1, 24)])
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+def test_rope_store_kv(name: str, tokens: int, heads: int, kv_heads: int, dim: int, kind: torch.dtype) -> None:
+    fast, reference = pair("rope_store_kv", "rope_store_kv", name)
+    qkv = torch.randn(tokens, (heads + 2 * kv_heads) * dim)
+    angles = torch.randn(tokens, dim // 2) * 10
+    slots = torch.randperm(30)[:tokens].to(kind)
+    results = []
+    for function in (fast, reference):
+        copy, pools = qkv.clone(), torch.zeros(2, 30, kv_heads, dim)
+        q, k, v = (
+            part.view(tokens, -1, dim) for part in copy.split([heads * dim, kv_heads * dim, kv_heads * dim], dim=1)
+        )
+        function(q, k, v, angles.cos(), angles.sin(), slots, pools[0], pools[1])
+        results.append((q, pools))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", implementations("argmax"))
+@pytest.mark.parametrize("vocab", [1, 7, 4096, 9001])
+def test_argmax_takes_the_lowest_of_equal_ids(name: str, vocab: int) -> None:
+    fast, reference = pair("argmax", "argmax", name)
+    torch.manual_seed(vocab)
+    scores = torch.randn(9, vocab).mul(3).round()  # many ties
+    scores[3] = float("-inf")
+    scores[4, : vocab // 2] = float("-inf")
+    assert torch.equal(fast(scores), reference(scores))
+    assert reference(scores)[3] == 0
+    assert torch.equal(fast(scores), torch.from_numpy(scores.numpy().argmax(1)))
+
+
+@pytest.mark.parametrize("name", implementations("adjust_logits"))
+def test_adjust_logits(name: str) -> None:
+    fast, reference = pair("adjust_logits", "adjust_logits", name)
+    torch.manual_seed(0)
+    logits = torch.randn(6, 501) * 4
+    chosen = torch.randperm(logits.numel())[:700]
+    rows, ids = (chosen // 501).int(), (chosen % 501).int()
+    add = torch.randn(700) * (torch.rand(700) < 0.3)
+    divide, minus = torch.rand(700) * 2 + 0.5, torch.randn(700) * (torch.rand(700) < 0.5)
+    got, wanted = logits.clone(), logits.clone()
+    fast(got, rows, ids, add, divide, minus)
+    reference(wanted, rows, ids, add, divide, minus)
+    assert torch.equal(got, wanted)
+    untouched = torch.ones(logits.numel(), dtype=torch.bool)
+    untouched[chosen] = False
+    assert torch.equal(got.view(-1)[untouched], logits.view(-1)[untouched])
+
+
+@pytest.mark.parametrize("name", implementations("filter_scores"))
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("vocab", [1, 90, 5000])
+def test_filter_scores(name: str, ties: bool, vocab: int) -> None:
+    fast, reference = pair("filter_scores", "filter_scores", name)
+    rng = np.random.default_rng(vocab + ties)
+    rows = 6 if name == "triton" and not CUDA else 40  # the interpreter is slow
+    scores = torch.from_numpy((rng.standard_normal((rows, vocab)) * rng.uniform(0.1, 6, (rows, 1))).astype(np.float32))
+    if ties:
+        scores = scores.round()
+    scores[::5, 1::3] = float("-inf")
+    top_k = torch.from_numpy(rng.choice([1, 2, 5, 20, vocab, 2**31 - 1], rows).astype(np.int32))
+    top_p = torch.from_numpy(rng.choice([0.0513, 0.5137, 0.9013, 0.991, 1.0], rows).astype(np.float32))
+    min_p = torch.from_numpy(rng.choice([0.0, 0.0, 0.01, 0.2, 1.0], rows).astype(np.float32))
+    got, wanted = scores.clone(), scores.clone()
+    fast(got, top_k, top_p, min_p)
+    reference(wanted, top_k, top_p, min_p)
+    for i in range(rows):
+        assert torch.equal(got[i], wanted[i]), f"row {i}: {top_k[i]} {top_p[i]} {min_p[i]}"
+
+
 @pytest.mark.parametrize("name", implementations("draw"))
 @pytest.mark.parametrize("vocab", [1, 5, 307, 5000])
 def test_draw_equals_the_reference(name: str, vocab: int) -> None:
     fast, reference = pair("draw", "sampling", name)
     torch.manual_seed(vocab)
-    scores = torch.randn(200, vocab) * torch.logspace(-2, 1.5, 200)[:, None]
-    scores[::3] = scores[::3].masked_fill(torch.rand(67, vocab) < 0.5, float("-inf"))
+    rows = 20 if name == "triton" and not CUDA else 200  # the interpreter is slow
+    scores = torch.randn(rows, vocab) * torch.logspace(-2, 1.5, rows)[:, None]
+    scores[::3] = scores[::3].masked_fill(torch.rand(len(scores[::3]), vocab) < 0.5, float("-inf"))
     scores[:, 0] = scores[:, 0].clamp_min(-50.0)
-    seeds, positions = torch.randint(0, 1 << 62, (200,)), torch.randint(0, 5000, (200,))
+    seeds, positions = torch.randint(0, 1 << 62, (rows,)), torch.randint(0, 5000, (rows,))
     assert torch.equal(fast(scores, seeds, positions), reference(scores, seeds, positions))
 
 
@@ -190,6 +294,8 @@ def test_draw_equals_the_reference(name: str, vocab: int) -> None:
 def test_draws_follow_the_distribution(name: str) -> None:
     fast, _ = pair("draw", "sampling", name)
     scores = torch.tensor([2.0, 1.0, 0.0, -1.0, float("-inf"), 1.5, -3.0])
+    if name == "triton" and not CUDA:
+        pytest.skip("the interpreter takes minutes; the draws are those of the reference")
     count = 40_000
     ids = torch.cat(
         [

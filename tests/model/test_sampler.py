@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from stemma.backend.core import Plan, mask_words
-from stemma.backend.executor import sampler
 from stemma.backend.executor.mask_table import MaskTable
-from stemma.backend.executor.sampler import filter_scores, sample
+from stemma.backend.executor.sampler import sample
 from stemma.kernels.dispatch import resolve
+from stemma.kernels.filter_scores import shortlist as by_shortlist
+from stemma.kernels.filter_scores.shortlist import filter_scores
 
 from plans import Sequences, sampling_arrays  # isort: skip
 
@@ -63,7 +64,7 @@ def test_greedy_takes_the_lowest_of_equal_ids() -> None:
 @pytest.mark.parametrize("shortlist", [4, 16, 512])
 @pytest.mark.parametrize("ties", [False, True])
 def test_filters_equal_numpy(shortlist: int, ties: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampler, "_SHORTLIST", shortlist)
+    monkeypatch.setattr(by_shortlist, "_SHORTLIST", shortlist)
     rng = np.random.default_rng(shortlist)
     rows = 60
     scores = (rng.standard_normal((rows, VOCAB)) * rng.uniform(0.1, 6, (rows, 1))).astype(np.float32)
