@@ -54,6 +54,7 @@ def test_a_server_keeps_salts_apart(server: str):
         }
         return requests.post(f"{server}/generate", json=body, timeout=60).json()["meta_info"]["cached_tokens"]
 
-    assert [cached(s) > 0 for s in ("x", "y", "x", "y", None)] == [False, False, True, True, False]
+    # other tests may have left the beginning of some prompt
+    assert [cached(s) > 4 for s in ("x", "y", "x", "y", None)] == [False, False, True, True, False]
     info = requests.get(f"{server}/get_server_info", timeout=10).json()
     assert info["page_size"] == 1 and info["cache_hit_tokens"] > 0 and info["cache_nodes"] > 0
