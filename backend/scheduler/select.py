@@ -39,12 +39,12 @@ def start_select(graph: Graph, branch: Branch, node: SelectNode) -> None:
     spelled = [graph.encode(branch, ((choice, False),)) for choice in node.choices]
     score_from = max(len(base) + min(_common(tail, ids) for ids in spelled), 1)
     longest = max(len(base) + len(ids) for ids in spelled)
-    if longest > min(graph.context, graph.memory.slots.total):
-        raise RequestError(
-            f"The input with its longest choice ({longest} tokens) is longer than the model's context length "
-            f"({graph.context} tokens) or the KV pool ({graph.memory.slots.total} tokens).",
-            param="choices",
-        )
+    for most, where in ((graph.context, "the model's context length"), (graph.memory.slots.total, "the KV pool")):
+        if longest > most:
+            raise RequestError(
+                f"The input with its longest choice ({longest} tokens) is longer than {where} ({most} tokens).",
+                param="choices",
+            )
     parts = _trie([np.array([*base, *ids], np.int32) for ids in spelled], score_from)
     if needs_unconditional(node.method):
         bos = [graph.tokenizer.bos_id] if graph.tokenizer.bos_id is not None else []
