@@ -89,16 +89,19 @@ def generated(state: ProgramState) -> list[str]:
     return [node.text or "" for b in branches for node in b.nodes if node.kind in ("gen", "select")]
 
 
-def cases(scale: float, prompt_scale: float, tokenizer: Tokenizer, seed: int = 0) -> list[Case]:
-    """The three programs with their items."""
+def cases(
+    scale: float, prompt_scale: float, tokenizer: Tokenizer, seed: int = 0, programs: int | None = None
+) -> list[Case]:
+    """The three programs with their items. programs: how many of each; None: as many as the scale says."""
     words = functools.partial(prose, tokenizer=tokenizer)
     rng = random.Random(seed)
     sizes = Sizes.scaled(scale, prompt_scale)
     system = words(rng, sizes.system) + "\n\n"
-    count = max(round(64 / scale), 1)
+    count = programs or max(round(64 / scale), 1)
+    forms = programs or 2 * count
     questions = [{"system": system, "question": words(rng, sizes.question), "n": sizes} for _ in range(count)]
     essays = [{"system": system, "essay": words(rng, sizes.essay), "n": sizes} for _ in range(count)]
-    documents = [{"system": system, "document": words(rng, sizes.document), "n": sizes} for _ in range(2 * count)]
+    documents = [{"system": system, "document": words(rng, sizes.document), "n": sizes} for _ in range(forms)]
     n = sizes
     return [
         Case(

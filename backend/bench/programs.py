@@ -318,6 +318,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--only", nargs="+", choices=("tree_of_thought", "judge", "form"), help="some of the programs")
     made.add_argument("--scale", type=float, default=4.0, help="divides programs, gens, system text (default: 4)")
     made.add_argument("--prompt-scale", type=float, default=16.0, help="divides each program's text (default: 16)")
+    made.add_argument("--programs", type=int, default=None, help="of each kind (default: 64 / scale, 128 of form)")
+    made.add_argument(
+        "--option", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="of the server's engine"
+    )
     made.add_argument("--repeats", type=int, default=5, help="timed runs of each side (default: 5)")
     made.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     return made
@@ -331,9 +335,12 @@ def main(argv: list[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():  # one that is told to stop takes its server along
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     tokenizer = Tokenizer.load(EngineConfig(model_path=args.model).model_dir)
-    every = cases(args.scale, args.prompt_scale, tokenizer)
+    if args.programs is not None and args.programs < 1:
+        print("stemma bench programs: --programs must be at least 1", file=sys.stderr)
+        return 2
+    every = cases(args.scale, args.prompt_scale, tokenizer, programs=args.programs)
     chosen = [case for case in every if not args.only or case.name in args.only]
-    options: dict[str, Any] = {"engine_factory": TIMED} if args.timed else {}
+    options: dict[str, Any] = dict(args.option) | ({"engine_factory": TIMED} if args.timed else {})
     server = None if args.server else Runtime(model_path=args.model, **options)
     url = args.server.rstrip("/") if args.server else server.url  # type: ignore[union-attr]
     bench = Bench(url, None if server is None else server.pid)
