@@ -352,8 +352,7 @@ class Engine:
                     try:
                         act = inbox.get(timeout=scheduler.next_wake(IDLE_SECONDS)) if wait else inbox.get_nowait()
                     except queue.Empty:
-                        if wait:
-                            collect_all()
+                        collect_all(busy=not wait)
                         break
                     if act is None:
                         raise EngineDeadError("it was shut down")

@@ -24,11 +24,13 @@ SLICE = 0.0004  # seconds of work between two rests
 REST = 0.0016
 SWITCH = 0.001  # the switch interval meanwhile, for loops without calls
 MANY = 2_000  # new objects that are worth setting aside
+LONGEST = 120.0  # seconds after which what was set aside is looked at, though somebody waits
 
 _lock = threading.Lock()
 _credit = [ALLOWANCE, 0.0]  # seconds of work allowed, and when that was
 _ours = False  # it was us who set objects aside
 _mixed = False  # garbage may be among them
+_looked = time.monotonic()  # when everything was looked at last
 
 
 @contextlib.contextmanager
@@ -86,9 +88,13 @@ def set_aside() -> None:
         _ours = _mixed = True
 
 
-def collect_all() -> None:
-    """Collect the garbage in what was set aside; nothing if nothing was. Takes long: for when nobody waits."""
-    global _mixed
+def collect_all(busy: bool = False) -> None:
+    """Collect the garbage in what was set aside; nothing if nothing was. Takes long (0.1 s and more): for when nobody
+    waits. With `busy` it is only done if that has not been so for LONGEST."""
+    global _mixed, _looked
+    if busy and time.monotonic() - _looked < LONGEST:
+        return
+    _looked = time.monotonic()
     if _mixed:
         gc.unfreeze()
         gc.collect()

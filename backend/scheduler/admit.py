@@ -45,6 +45,7 @@ class Memory:
         self.planned: set[int] = set()  # rows whose chunk is published already in the plan being built: not retractable
         self.following: dict[int, Branch] = {}  # waiting, out of the queue: the step in flight draws their next token
         self.leases: dict[int, Branch] = {}  # idle branches that pin a prefix, oldest first
+        self.reserved = 0  # free tokens that the decode rows of the step being built take
         self.drafting = "off"  # the mode of the drafter: see `set_work`
         self.discarded = 0  # tokens run for nothing, as their row had ended or moved when their step was processed
 
@@ -298,7 +299,7 @@ class Memory:
                 self.full = True
                 return False
         found = match.length
-        match, branch.handle = self.cache.load(match, handle, self.ensure)
+        match, branch.handle = self.cache.load(match, handle, lambda k: self.ensure(k + self.reserved))
         if not self.running or match.length != found:
             self.admission.stale = True
         self._enter_row(branch, ids, match.slots)

@@ -274,6 +274,12 @@ class Program:
         self.ngrams: Shared | None = None  # the runs of its branches' tokens, once one of several is drafted
         self.touched = 0.0  # when the last delta came, by the scheduler's clock
 
+    def dissolve(self) -> None:
+        """It is over: let go of the branches and these of each other, so that no garbage collector need find them."""
+        for branch in self.branches.values():
+            branch.children, branch.scoring, branch.on_done = [], None, None
+        self.branches, self.ngrams = {}, None
+
 
 def asked(node: Node) -> int:
     """How many tokens a node may produce, as far as that counts for the order of programs; 0 for all but gens."""

@@ -411,6 +411,7 @@ class Graph:
     def _drop_if_over(self, program: Program) -> None:
         if program.ended and program.unsettled == 0 and self.programs.get(program.id) is program:
             del self.programs[program.id]
+            program.dissolve()
 
     def fail(self, branch: Branch, error: BaseException, blame: bool = True) -> None:
         """End a branch and everything forked after the failed node. Every node without its answer gets the error.

@@ -64,8 +64,6 @@ class Planner:
         self._decode_only = False
         self._special: list[tuple[int, Branch]] = []
         self._wanted: list[Wanted] | None = None  # the masks of every step while nothing changes, if known
-        self._reserve = 0  # free tokens that the decode rows of the step being built take
-        self.settled: list[Branch] = []  # branches with a row and nothing left to compute: wholly cached, no sampling
 
     def build(self, in_flight: bool = False) -> Plan | None:
         """The next step, or None when nothing can run. May admit, evict and retract.
@@ -134,13 +132,13 @@ class Planner:
         memory = self.memory
         while True:
             running = memory.running
-            self._same, self._longer, self._reserve = False, [], 0
+            self._same, self._longer, self.memory.reserved = False, [], 0
             if not running:
                 return []
             same = not memory.changed and self._decode_only and len(self._rows) == len(running)
             if same and (self._pending(self._rows) == 1).all():
-                self._reserve = memory.growth(self._rows)
-                if memory.ensure(self._reserve):
+                self.memory.reserved = memory.growth(self._rows)
+                if memory.ensure(self.memory.reserved):
                     self._same = True
                     return list(running)  # a copy: admission will append to the running list
             index = np.fromiter((b.row for b in running), np.int64, len(running))
@@ -148,13 +146,13 @@ class Planner:
             counts = pending.tolist()
             decodes = [b for b, p in zip(running, counts, strict=True) if p == 1]
             self._longer = [b for b, p in zip(running, counts, strict=True) if p > 1]
-            self._reserve = memory.growth(index[pending == 1])
-            if memory.ensure(self._reserve):
+            self.memory.reserved = memory.growth(index[pending == 1])
+            if memory.ensure(self.memory.reserved):
                 return decodes
             if self._in_flight:
                 self.starved = True
                 return []
-            if not memory.make_room(self._reserve):
+            if not memory.make_room(self.memory.reserved):
                 memory.retract(running[-1])
 
     def _pending(self, index: Int32 | Int64) -> Int32:
@@ -179,7 +177,7 @@ class Planner:
             assert work is not None
             # room for all rows and the draft: verifying it sends nobody back to the queue
             held, most = int(memory.rows.computed[branch.row]), 1 + len(work.draft)
-            if budget - used > 1 and memory.ensure(self._reserve + memory.slots.needed(held, most)):
+            if budget - used > 1 and memory.ensure(self.memory.reserved + memory.slots.needed(held, most)):
                 drafted.add(branch)
                 used += self._extend(branch, budget - used, extends, proposed=True)
         if drafted:
@@ -194,7 +192,7 @@ class Planner:
         if n <= 0:
             self.settled.append(branch)
             return 0
-        slots, reserve = memory.slots, self._reserve  # the decode rows chosen for this step come after
+        slots, reserve = memory.slots, self.memory.reserved  # the decode rows chosen for this step come after
         needed = slots.needed(start, n) + reserve
         if self._in_flight and not memory.ensure(needed):
             self.starved = True  # nobody is retracted while results are awaited
@@ -257,7 +255,7 @@ class Planner:
     def _draft(self, work: Work, budget: int, start: int, n: int) -> int:
         """How much of the draft is verified in this step: nothing is retracted for it."""
         memory, draft = self.memory, min(len(work.draft), budget)
-        return draft if draft > 0 and memory.ensure(memory.slots.needed(start, n + draft) + self._reserve) else 0
+        return draft if draft > 0 and memory.ensure(memory.slots.needed(start, n + draft) + self.memory.reserved) else 0
 
     # -- filling ---------------------------------------------------------------------------------------------------
 

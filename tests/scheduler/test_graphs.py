@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from stemma.backend.cache.host import LoadRule
 from stemma.backend.messages import parse_delta
+from stemma.backend.scheduler.branch import Branch, Program
 from stemma.backend.scheduler.loop import Scheduler
 from stemma.lang.errors import RequestError
 from tests.scheduler.world import BOS, EOS, FakeRunner, FakeText, chain, next_token, no_compiler
@@ -415,3 +417,20 @@ def test_literal_nodes_that_come_to_a_failed_branch_do_not_keep_its_program():
     more = {"id": "r", "first": 2, "nodes": [text("more")]}
     assert run(scheduler, {"program": "p", "branches": [more], "end": True}) == []
     assert not scheduler.graph.programs
+
+
+def test_an_ended_program_needs_no_garbage_collector():
+    """Programs are set aside with all that lives while a grammar compiles, so the collector may not find them for long."""
+    scheduler = make()
+    child = {"parent": "r", "at": 2}
+    branches: list[dict[str, Any]] = [{"id": "r", "nodes": [text("ab"), gen(max_new_tokens=2)]}]
+    branches += [{"id": f"c{i}", "nodes": [text("x"), gen(max_new_tokens=3)], **child} for i in range(3)]
+    branches.append({"id": "s", "nodes": [{"kind": "select", "choices": ["yes", "no", "yellow"]}], **child})
+    gc.collect()
+    gc.disable()
+    try:
+        run(scheduler, {"program": "p", "branches": branches, "end": True})
+        left = [o for o in gc.get_objects() if isinstance(o, (Branch, Program))]
+    finally:
+        gc.enable()
+    assert not scheduler.graph.programs and not left, left
