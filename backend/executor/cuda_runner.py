@@ -424,7 +424,8 @@ class CudaRunner(ModelRunner):
         attention; before: enqueues what the layers need first."""
         if self._logits is None:
             self._logits = torch.empty(self._sizes[-1], self.vocab_size, dtype=self.dtype, device=self.device)
-            self._pool_id = torch.cuda.graph_pool_handle()
+        if not self._graphs:
+            self._pool_id = torch.cuda.graph_pool_handle()  # a pool without graphs cannot be used again
         logits = self._logits[:size]
         nothing = np.zeros(0, np.int32)
         attention = AttentionBatch(nothing, nothing, nothing, nothing, nothing, prepared=prepared)

@@ -308,8 +308,8 @@ class FamilyTensors:
 
     group_first, group_count, row_group [B] (-1: no row), group_start [B + 1], share_group [shares + 1], length [1]: see
     `family_plan`. piece_* [2 B]: at, where a piece's slots begin in `store`; own, whose newest slot ends it (-1: it
-    does not grow); who. piece_start [2 B + 1] repeats its last number. out_slots [B]: this step's. widest: the most rows
-    of a group.
+    does not grow); who. piece_start [2 B + 1] repeats its last number. out_slots [B]: this step's. widest: a group has
+    no more rows.
     """
 
     shares: int

@@ -193,8 +193,8 @@ def attention(
     out: Tensor | None = None,
     lse: Tensor | None = None,
 ) -> Tensor:
-    """See the package docstring. `batch.prepared["triton"]` may hold the step's `DeviceWork`, `batch.prepared["family"]`
-    the `FamilyTensors` of a step that decodes."""
+    """See the package docstring. `batch.prepared["triton"]` may hold the step's `DeviceWork`, or
+    `batch.prepared["family"]` the `FamilyTensors` of a step that decodes."""
     family: FamilyTensors | None = batch.prepared.get("family")
     if family is not None:
         return family_attention(q, k_pool, v_pool, family, scale, out, lse, family.workspace)
