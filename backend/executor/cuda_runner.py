@@ -296,7 +296,7 @@ class CudaRunner(ModelRunner):
             device = self._device_work(layout)
             device.partial = torch.empty(work.partials, heads, dim, dtype=torch.float32, device=self.device)
             device.partial_lse = torch.empty(work.partials, heads, dtype=torch.float32, device=self.device)
-        batch = self._forward_batch(layout, self._table(plan, device))
+        batch = self._forward_batch(layout, self._rows_of(plan, device))
         return self._body(batch, self._staging.view(layout, "last", wanted), None)
 
     def _graph_size(self, plan: Plan) -> int | None:
@@ -307,7 +307,7 @@ class CudaRunner(ModelRunner):
 
     def _stage(self, plan: Plan, last: Int32, keys: int, size: int | None) -> tuple[Layout, Work]:
         """Fills and sends the staging buffer. size: the tokens of the graph that the step is padded to."""
-        batch = self._table(plan)
+        batch = self._rows_of(plan)
         if self._triton:
             work = make_work(batch, self.group, self.config.num_kv_heads)
         else:
@@ -374,7 +374,7 @@ class CudaRunner(ModelRunner):
         return DeviceWork(self._staging.buffer[layout.head :], few, many, merges, empty, empty)
 
     @staticmethod
-    def _table(plan: Plan, work: DeviceWork | None = None) -> AttentionBatch:
+    def _rows_of(plan: Plan, work: DeviceWork | None = None) -> AttentionBatch:
         batch = AttentionBatch(plan.slot_table, plan.rows, plan.start, plan.n, plan.offsets)
         if work is not None:
             batch.prepared["triton"] = work

@@ -337,7 +337,7 @@ class FamilyTensors:
     def lay(self) -> None:
         """Before the layers of a step."""
         rows = len(self.row_group)
-        _lay[(2 * rows, max(4, 64 // rows))](
+        _lay[(2 * rows, max(4, 32 // rows))](
             self.store, self.piece_at, self.piece_own, self.piece_who, self.piece_start, self.out_slots,
             self.line_slot, self.line_who, BLOCK=512, num_warps=4,
         )  # fmt: skip
