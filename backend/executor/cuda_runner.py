@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from stemma.backend.cache.kv_pool import KVPool
 from stemma.backend.core import Int32, Int64, Plan, Segment, StepOutput
 from stemma.backend.executor.cuda_family import Families
+from stemma.backend.executor.cuda_graph import Graph, graph_sizes, record
 from stemma.backend.executor.cuda_step import CudaStep, out_of_memory
 from stemma.backend.executor.draws import Draws
 from stemma.backend.executor.idle import idle_plan
@@ -50,23 +51,8 @@ MARGIN = 0.03  # of the GPU's memory stays free for what cannot be measured befo
 RESULTS = 3  # host buffers for results: two steps under way, and one being read
 
 
-def graph_sizes(most: int) -> list[int]:
-    """Token counts that graphs are captured for, ascending: 1, 2, 4, 8, then every 8."""
-    return [size for size in (1, 2, 4, *range(8, most + 8, 8)) if size < most] + [most]
-
-
 def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
-
-
-@dataclass(slots=True)
-class Graph:
-    """A captured step. The tensors are overwritten by every replay."""
-
-    replay: Callable[[], None]
-    hidden: Tensor  # [tokens, H]
-    logits: Tensor  # [tokens, V], in the model's dtype
-    best: Tensor  # int64 [tokens]
 
 
 class CudaRunner(ModelRunner):
@@ -439,15 +425,7 @@ class CudaRunner(ModelRunner):
         return Graph(replay, hidden, logits, best)
 
     def _record(self, body: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> tuple[Callable[[], None], Any]:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            body()  # compiles kernels and opens libraries, which must not happen while capturing
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool_id, capture_error_mode="thread_local"):
-            found = body()
-        return graph.replay, found
+        return record(body, self._pool_id)
 
     # -- from step to step -----------------------------------------------------------------------------------------
 
