@@ -94,6 +94,9 @@ class EngineConfig:
         "'on' on GPU, 'off' on CPU",
         ("auto", "on", "off"),
     )
+    disable_family_attention: bool = _opt(
+        False, "attention reads the prefix that running requests share once for each of them, not once for all"
+    )
     draft: str = _opt(
         "off",
         "tokens proposed ahead of sampling and verified in one step, which changes no output: 'forced' proposes how "

@@ -195,7 +195,9 @@ class Plan:
     logprobs: Sequence[LogprobRequest] = ()
     groups: Sequence[Group] = ()
     verify: Sequence[Verify] = ()
-    segments: Sequence[Segment] = ()  # the whole tree of what rows share, by first row, then by level
+    # The whole tree of what rows share, by first row, then by level. It is the list of the plan before this one only if
+    # the rows are the same and those of their positions that were computed by then still use the same slots.
+    segments: Sequence[Segment] = ()
     followers: Sequence[Follower] = ()  # only for runners with a true attribute `takes_followers`
     relay_to: Int32 = field(default_factory=lambda: NO_RELAY)  # flat positions whose ids the plan before this one draws
     relay_from: Int32 = field(default_factory=lambda: NO_RELAY)  # plan indices of that plan

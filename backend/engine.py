@@ -88,6 +88,7 @@ class Engine:
             seed=config.random_seed,
             num_threads=config.num_threads,
             mem_fraction_static=config.mem_fraction_static,
+            family=not config.disable_family_attention,
             max_step_tokens=chunk if chunk > 0 else config.max_prefill_tokens,
         )
         self.tokenizer = Tokenizer.load(config.model_dir)

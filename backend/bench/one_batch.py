@@ -1,7 +1,8 @@
 """`stemma bench one-batch`: a model of a given shape with random weights, on one GPU.
 
 Workloads, all greedy on prompts of random token ids: `single` (1 request, 512 in, 256 out) and `throughput` (512 such
-requests). `--profile` times one decode step at some batch sizes, by kernel.
+requests); `forks` (16 families of 16 requests, 2,048 tokens shared and 64 of each one's own in, 128 out). `--profile`
+times one decode step at some batch sizes, by kernel.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 from stemma.backend.config import DEMO_MODEL
+from stemma.backend.core import Segment
 from stemma.backend.engine import Engine
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -57,6 +59,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
 }
 WORKLOADS = {"single": 1, "throughput": 512}
+FORKS = {"families": 16, "branches": 16, "shared": 2048, "own": 64, "new": 128}
 
 
 def write_shape(shape: str, directory: Path) -> Path:
@@ -73,9 +76,17 @@ def prompts(count: int, length: int, vocab: int) -> list[list[int]]:
     return np.random.default_rng(0).integers(low, high, (count, length)).tolist()
 
 
-def run(engine: Engine, requests: int, new: int, length: int, repeats: int) -> dict[str, Any]:
+def forks(vocab: int) -> list[list[int]]:
+    """Prompts of families, one after the other."""
+    families, branches = FORKS["families"], FORKS["branches"]
+    trunks = prompts(families, FORKS["shared"] + branches * FORKS["own"], vocab)
+    cut = lambda ids, k: ids[FORKS["shared"] + k * FORKS["own"] :][: FORKS["own"]]  # noqa: E731
+    return [ids[: FORKS["shared"]] + cut(ids, k) for ids in trunks for k in range(branches)]
+
+
+def run(engine: Engine, ids: list[list[int]], new: int, repeats: int) -> dict[str, Any]:
     """Output tokens per second, the median of `repeats` runs after one that warms up."""
-    ids = prompts(requests, length, engine.runner.vocab_size)
+    requests = len(ids)
     params = {"max_new_tokens": new, "temperature": 0.0, "ignore_eos": True}
     seconds: list[float] = []
     for k in range(repeats + 1):
@@ -108,6 +119,16 @@ def _plan(runner: Any, batch: int, context: int) -> Any:
     order = np.random.default_rng(0).permutation(batch * context).astype(np.int32) + 1
     table = order.reshape(batch, context)
     return replace(plan, slot_table=table, out_slots=table[:, -1].copy())
+
+
+def _forks_plan(runner: Any, new: int) -> Any:
+    """A decode step of `forks` whose rows have `new` tokens of output."""
+    per, shared = FORKS["branches"], FORKS["shared"]
+    rows = FORKS["families"] * per
+    plan = _plan(runner, rows, shared + FORKS["own"] + new)
+    for first in range(0, rows, per):
+        plan.slot_table[first : first + per, :shared] = plan.slot_table[first, :shared]
+    return replace(plan, segments=[Segment(0, first, per, 0, shared) for first in range(0, rows, per)])
 
 
 def _prefill_plan(runner: Any, tokens: int, length: int) -> Any:
@@ -150,15 +171,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", default="llama-3.1-8b", choices=sorted(SHAPES))
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
-    parser.add_argument("--workloads", nargs="*", default=list(WORKLOADS), choices=sorted(WORKLOADS))
-    parser.add_argument("--input", type=int, default=512, help="prompt tokens of a request")
-    parser.add_argument("--output", type=int, default=256, help="generated tokens of a request")
+    parser.add_argument("--workloads", nargs="*", default=list(WORKLOADS), choices=[*WORKLOADS, "forks"])
+    parser.add_argument("--input", type=int, default=512, help="prompt tokens of a request, but for forks")
+    parser.add_argument("--output", type=int, default=256, help="generated tokens of a request, but for forks")
+    parser.add_argument("--settle", type=float, default=0, help="seconds between start and measuring")
+    parser.add_argument("--no-family-attention", action="store_true", help="every row reads what it shares by itself")
     parser.add_argument("--repeats", type=int, default=3, help="median of this many")
     parser.add_argument("--context-length", type=int, default=4096)
     parser.add_argument("--max-running-requests", type=int, default=256)
     parser.add_argument("--chunked-prefill-size", type=int, default=2048)
     parser.add_argument("--profile", type=int, nargs="*", default=[], help="batch sizes of decode steps to profile")
     parser.add_argument("--profile-context", type=int, default=640, help="tokens of each row of a profiled step")
+    parser.add_argument(
+        "--profile-forks", type=int, nargs="*", default=[], help="output tokens of profiled `forks` steps"
+    )
     parser.add_argument("--busy", type=int, default=0, help="requests of a run that is traced for the GPU's idle time")
     parser.add_argument("--profile-prefill", type=int, nargs="*", default=[], help="tokens of prefill steps to profile")
     parser.add_argument(
@@ -182,6 +208,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             context_length=min(args.context_length, SHAPES[args.shape]["max_position_embeddings"]),
             max_running_requests=args.max_running_requests,
             chunked_prefill_size=args.chunked_prefill_size,
+            disable_family_attention=args.no_family_attention,
             **dict(args.option),
         )
     started = time.perf_counter() - begin
@@ -189,8 +216,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{args.shape}: {info['parameters'] / 1e9:.2f} B parameters, {info['dtype']} on {info.get('gpu', 'CPU')}")
     print(f"started in {started:.1f} s, {info['num_slots']} KV slots", flush=True)
     found: dict[str, Any] = {"started": started, "info": info, "profiles": []}
+    time.sleep(args.settle)
     for name in args.workloads:
-        got = found[name] = run(engine, WORKLOADS[name], args.output, args.input, args.repeats)
+        vocab, new = engine.runner.vocab_size, args.output
+        if name == "forks":
+            ids, new = forks(vocab), FORKS["new"]
+        else:
+            ids = prompts(WORKLOADS[name], args.input, vocab)
+        got = found[name] = run(engine, ids, new, args.repeats)
         runs = ", ".join(f"{s:.3f}" for s in got["seconds"])
         print(f"{name:<12} {got['tokens_per_second']:10.1f} output tokens/s   ({runs} s)", flush=True)
     if args.busy:
@@ -200,6 +233,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = _plan(engine.runner, batch, args.profile_context)
         what = f"decode step, batch {batch}, context {args.profile_context}"
         found["profiles"].append(profile(engine.runner, plan, what))
+        _print_profile(found["profiles"][-1])
+    for new in args.profile_forks:
+        plan = _forks_plan(engine.runner, new)
+        found["profiles"].append(profile(engine.runner, plan, f"decode step of forks, {new} tokens of output"))
         _print_profile(found["profiles"][-1])
     for tokens in args.profile_prefill:
         plan = _prefill_plan(engine.runner, tokens, args.input)

@@ -4,14 +4,14 @@ A step is: one copy of everything the kernels need to know (`staging`), the forw
 back. Nothing waits in between, so a step can be launched while the one before it runs; tokens go from one to the next
 on the device. Steps in which every row has few tokens (decoding, forced tokens, drafts) are replayed from CUDA graphs,
 one for each number of tokens in `graph_sizes`, captured when it is first needed; the step is padded to that number with
-tokens on slot 0.
+tokens on slot 0. Steps that only decode read what families of rows share once (`cuda_family`), in graphs of their own.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from stemma.backend.cache.kv_pool import KVPool
-from stemma.backend.core import Int32, Int64, Plan, StepOutput
+from stemma.backend.core import Int32, Int64, Plan, Segment, StepOutput
+from stemma.backend.executor.cuda_family import Families
+from stemma.backend.executor.cuda_graph import Graph, graph_sizes, record
 from stemma.backend.executor.cuda_step import CudaStep, out_of_memory
 from stemma.backend.executor.draws import Draws
 from stemma.backend.executor.idle import idle_plan
@@ -28,6 +30,7 @@ from stemma.backend.executor.runner import ModelRunner
 from stemma.backend.executor.staging import Layout, Staging, put, words_for
 from stemma.backend.layers.batch import ForwardBatch
 from stemma.kernels.attention import AttentionBatch
+from stemma.kernels.attention.family_plan import FAMILY
 from stemma.kernels.attention.triton import DeviceWork
 from stemma.kernels.attention.work import (
     FEW,
@@ -48,23 +51,8 @@ MARGIN = 0.03  # of the GPU's memory stays free for what cannot be measured befo
 RESULTS = 3  # host buffers for results: two steps under way, and one being read
 
 
-def graph_sizes(most: int) -> list[int]:
-    """Token counts that graphs are captured for, ascending: 1, 2, 4, 8, then every 8."""
-    return [size for size in (1, 2, 4, *range(8, most + 8, 8)) if size < most] + [most]
-
-
 def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
-
-
-@dataclass(slots=True)
-class Graph:
-    """A captured step. The tensors are overwritten by every replay."""
-
-    replay: Callable[[], None]
-    hidden: Tensor  # [tokens, H]
-    logits: Tensor  # [tokens, V], in the model's dtype
-    best: Tensor  # int64 [tokens]
 
 
 class CudaRunner(ModelRunner):
@@ -95,17 +83,23 @@ class CudaRunner(ModelRunner):
         max_step_tokens: int = 2048,
         mem_fraction_static: float | None = None,
         cuda_graphs: bool = True,
+        family: bool = True,
     ) -> None:
         """Loads the model. Options as for `ModelRunner`, and:
 
         max_step_tokens: the most prompt tokens of a step; what such a step needs is measured, and the pool gets the
         rest of the memory. mem_fraction_static: the most of the GPU's memory that weights and pool may take together;
-        None is no such limit. cuda_graphs: replay small steps from graphs.
+        None is no such limit. cuda_graphs: replay small steps from graphs. family: in those that only decode, read
+        what rows share once (query heads: at most 16 to a KV head, a power of two as head dimension).
         """
         began = time.perf_counter()
         self.max_step_tokens = max_step_tokens
         self._sizes: list[int] = []
-        self._graphs: dict[tuple[int, bool], Graph] = {}  # by tokens, and whether partial results are merged
+        # by tokens, and whether partial results are merged; with family attention, rows of the widest tile
+        self._graphs: dict[tuple[int, bool | str], Graph] = {}
+        self._families: Families | None = None
+        self._logits: Tensor | None = None  # of all graphs
+        self._partial: Tensor | None = None
         self._generation = 1  # of the staging buffer that the graphs read
         self._results: list[Tensor] = []
         self._turn = 0
@@ -135,6 +129,17 @@ class CudaRunner(ModelRunner):
         self._triton = self.kernels.chosen["attention"] == "triton"
         keys = min(FIRST_KEYS, max_running_requests * self.context_length)
         self._staging = Staging(words_for(max_step_tokens + max_running_requests, keys), self.device)
+        if family and cuda_graphs and self._triton and self.group <= 16 and c.head_dim in (16, 32, 64, 128, 256):
+            rows = min(GRAPH_TOKENS, max_running_requests)
+            self._families = Families(
+                self.group,
+                c.num_kv_heads,
+                c.head_dim,
+                rows,
+                rows * self.context_length,
+                self._processors(),
+                self.device,
+            )
         self.num_slots, self.pool = 0, self._make_pool(1)
         self.num_slots = max(1, self._fit_slots(max_total_tokens, mem_fraction_static) // page_size) * page_size
         with out_of_memory(self._pool_advice()):
@@ -147,6 +152,9 @@ class CudaRunner(ModelRunner):
     @staticmethod
     def _choose_gpu() -> torch.device:
         return torch.device("cuda", torch.cuda.current_device())
+
+    def _processors(self) -> int:
+        return torch.cuda.get_device_properties(self.device).multi_processor_count
 
     # -- memory ----------------------------------------------------------------------------------------------------
 
@@ -218,6 +226,7 @@ class CudaRunner(ModelRunner):
             "gpu": torch.cuda.get_device_name(self.device),
             "step_bytes": self.memory["step"],
             "graphs": sorted({size for size, _ in self._graphs}),
+            "family_graphs": sorted({size for size, kind in self._graphs if isinstance(kind, str)}),
         }
 
     def reset(self) -> None:
@@ -252,11 +261,19 @@ class CudaRunner(ModelRunner):
         tokens, wanted = len(plan.ids), len(draws.at)
         keys = int(plan.start.sum(dtype=np.int64)) + tokens
         size = self._graph_size(plan)
+        if self._families is not None:
+            graph = None if size is None else self._family_graph(plan, draws.at, size, self._families)
+            if graph is not None:
+                graph.replay()
+                return graph.hidden, graph.logits[:wanted], graph.best[:wanted]
+            self._families.forget()
         layout, work = self._stage(plan, draws.at, keys, size)
         self._relay_ids(layout, plan)
         if size is not None:
             merged = len(work.merges) > 0
-            graph = self._graphs.get((size, merged)) or self._capture(size, layout, merged)
+            graph = self._graphs.get((size, merged))
+            if graph is None:
+                graph = self._graphs[size, merged] = self._capture_flat(size, layout, merged)
             graph.replay()
             return graph.hidden, graph.logits[:wanted], graph.best[:wanted]
         device = None
@@ -265,7 +282,7 @@ class CudaRunner(ModelRunner):
             device = self._device_work(layout)
             device.partial = torch.empty(work.partials, heads, dim, dtype=torch.float32, device=self.device)
             device.partial_lse = torch.empty(work.partials, heads, dtype=torch.float32, device=self.device)
-        batch = self._forward_batch(layout, self._table(plan, device))
+        batch = self._forward_batch(layout, self._rows_of(plan, device))
         return self._body(batch, self._staging.view(layout, "last", wanted), None)
 
     def _graph_size(self, plan: Plan) -> int | None:
@@ -276,7 +293,7 @@ class CudaRunner(ModelRunner):
 
     def _stage(self, plan: Plan, last: Int32, keys: int, size: int | None) -> tuple[Layout, Work]:
         """Fills and sends the staging buffer. size: the tokens of the graph that the step is padded to."""
-        batch = self._table(plan)
+        batch = self._rows_of(plan)
         if self._triton:
             work = make_work(batch, self.group, self.config.num_kv_heads)
         else:
@@ -287,7 +304,18 @@ class CudaRunner(ModelRunner):
             layout = Layout(len(plan.ids), draws, len(work.few), len(work.many), len(work.merges))
         else:
             layout = self._graph_layout(size)
-        array, starts = self._staging.begin(layout.head + keys), layout.starts
+        array, starts = self._stage_tokens(plan, last, layout, keys), layout.starts
+        put(array, starts["few"], work.few, layout.few * FIELDS)
+        put(array, starts["many"], work.many, layout.many * FIELDS)
+        put(array, starts["merges"], work.merges, layout.merges * MERGE_FIELDS)
+        if keys:
+            gather_slots(batch, array[layout.head : layout.head + keys])
+        self._staging.send(layout.head + keys)
+        return layout, work
+
+    def _stage_tokens(self, plan: Plan, last: Int32, layout: Layout, slots: int) -> Int32:
+        """A host buffer with room for so many slots behind the head, and what both kinds of attention need in it."""
+        array, starts = self._staging.begin(layout.head + slots), layout.starts
         if self._staging.generation != self._generation:
             self._graphs.clear()  # they read a buffer that is gone
             self._generation = self._staging.generation
@@ -298,13 +326,27 @@ class CudaRunner(ModelRunner):
         if len(plan.relay_to):
             put(array, starts["relay_to"], plan.relay_to, layout.draws)
             put(array, starts["relay_from"], self._relay_from(plan.relay_from), layout.draws)
-        put(array, starts["few"], work.few, layout.few * FIELDS)
-        put(array, starts["many"], work.many, layout.many * FIELDS)
-        put(array, starts["merges"], work.merges, layout.merges * MERGE_FIELDS)
-        if keys:
-            gather_slots(batch, array[layout.head : layout.head + keys])
-        self._staging.send(layout.head + keys)
-        return layout, work
+        return array
+
+    def _family_graph(self, plan: Plan, last: Int32, size: int, families: Families) -> Graph | None:
+        """Stages a step that reads what rows share once: the graph to replay, None if that is not worth it."""
+        section = families.take(plan, size)
+        if section is None:
+            return None
+        layout = Layout(size, size, 0, 0, 0, section.words)
+        slots, head, at = families.words, layout.head, layout.starts["family"]
+        array = self._stage_tokens(plan, last, layout, slots)
+        families.fill(plan, array[at : at + section.words], array[head : head + slots])
+        self._staging.send(head + slots)
+        self._relay_ids(layout, plan)
+        kind = f"family of {families.widest}"
+        graph = self._graphs.get((size, kind))
+        if graph is None:
+            view, buffer = self._staging.view, self._staging.buffer
+            numbers, out_slots = view(layout, "family", section.words), view(layout, "out_slots", size)
+            work = families.tensors(section, families.widest, numbers, out_slots, buffer[head:])
+            graph = self._graphs[size, kind] = self._capture(size, layout, {"family": work}, work.lay)
+        return graph
 
     def _graph_layout(self, size: int) -> Layout:
         kv_heads = self.config.num_kv_heads
@@ -318,7 +360,7 @@ class CudaRunner(ModelRunner):
         return DeviceWork(self._staging.buffer[layout.head :], few, many, merges, empty, empty)
 
     @staticmethod
-    def _table(plan: Plan, work: DeviceWork | None = None) -> AttentionBatch:
+    def _rows_of(plan: Plan, work: DeviceWork | None = None) -> AttentionBatch:
         batch = AttentionBatch(plan.slot_table, plan.rows, plan.start, plan.n, plan.offsets)
         if work is not None:
             batch.prepared["triton"] = work
@@ -350,41 +392,40 @@ class CudaRunner(ModelRunner):
 
     # -- graphs ----------------------------------------------------------------------------------------------------
 
-    def _capture(self, size: int, layout: Layout, merged: bool) -> Graph:
-        """Captures the forward pass of `size` tokens. What it reads is in the staging buffer already."""
+    def _capture_flat(self, size: int, layout: Layout, merged: bool) -> Graph:
+        """A graph whose attention follows work items."""
         heads, dim = self.config.num_heads, self.config.head_dim
-        if not self._graphs:
-            most = self._sizes[-1]
-            rows = most_partials(most, self.group, self.config.num_kv_heads)
-            self._logits = torch.empty(most, self.vocab_size, dtype=self.dtype, device=self.device)
+        if self._partial is None:
+            rows = most_partials(self._sizes[-1], self.group, self.config.num_kv_heads)
             self._partial = torch.empty(rows, heads, dim, dtype=torch.float32, device=self.device)
             self._partial_lse = torch.empty(rows, heads, dtype=torch.float32, device=self.device)
-            self._pool_id = torch.cuda.graph_pool_handle()
         work = self._device_work(layout)
         work.partial, work.partial_lse = self._partial, self._partial_lse
         if not merged:
             work.merges = work.merges[:0]  # a launch that does nothing still takes its time in every layer
+        return self._capture(size, layout, {"triton": work}, lambda: None)
+
+    def _capture(self, size: int, layout: Layout, prepared: dict[str, Any], before: Callable[[], None]) -> Graph:
+        """Captures the forward pass of `size` tokens. What it reads is in the staging buffer already. prepared: for
+        attention; before: enqueues what the layers need first."""
+        if self._logits is None:
+            self._logits = torch.empty(self._sizes[-1], self.vocab_size, dtype=self.dtype, device=self.device)
+        if not self._graphs:
+            self._pool_id = torch.cuda.graph_pool_handle()  # a pool without graphs cannot be used again
+        logits = self._logits[:size]
         nothing = np.zeros(0, np.int32)
-        attention = AttentionBatch(nothing, nothing, nothing, nothing, nothing, prepared={"triton": work})
+        attention = AttentionBatch(nothing, nothing, nothing, nothing, nothing, prepared=prepared)
         last = self._staging.view(layout, "last", size)
 
         def body() -> tuple[Tensor, Tensor, Tensor]:
-            return self._body(self._forward_batch(layout, attention), last, self._logits[:size])
+            before()
+            return self._body(self._forward_batch(layout, attention), last, logits)
 
         replay, (hidden, logits, best) = self._record(body)
-        made = self._graphs[size, merged] = Graph(replay, hidden, logits, best)
-        return made
+        return Graph(replay, hidden, logits, best)
 
     def _record(self, body: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> tuple[Callable[[], None], Any]:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            body()  # compiles kernels and opens libraries, which must not happen while capturing
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool_id, capture_error_mode="thread_local"):
-            found = body()
-        return graph.replay, found
+        return record(body, self._pool_id)
 
     # -- from step to step -----------------------------------------------------------------------------------------
 
@@ -430,14 +471,19 @@ class CudaRunner(ModelRunner):
 
     @torch.inference_mode()
     def warm_up(self) -> float:
-        """Compiles every kernel (or reads it from Triton's cache) and captures the graph of one token; returns the
-        seconds. Leaves the pool as it was, apart from slot 0."""
+        """Compiles every kernel (or reads it from Triton's cache) and captures a few graphs; returns the seconds.
+        Leaves the pool as it was, apart from slot 0."""
         began = time.perf_counter()
         for tokens in (1, min(64, self.context_length)):
             for sampled in (False, True):
                 self.run(self._idle_plan(0, tokens, sampled))
         # one query on many keys: partial results are merged
         self.run(self._idle_plan(min(1024, self.context_length) - 1, 1, sampled=False))
+        start = min(1024, self.context_length) - 1
+        for rows in self._families.classes if self._families is not None else ():
+            if rows > 1 and rows <= self._sizes[-1] and start > FAMILY:
+                plan = self._idle_plan(start, 1, sampled=False, rows=rows)
+                self.run(replace(plan, segments=[Segment(0, 0, rows, 0, start)]))
         torch.cuda.synchronize(self.device)
         return time.perf_counter() - began
 

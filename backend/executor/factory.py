@@ -41,11 +41,12 @@ def make_runner(
     max_step_tokens: int = 2048,
     mem_fraction_static: float | None = None,
     cuda_graphs: bool = True,
+    family: bool = True,
     **options: Any,
 ) -> ModelRunner:
     """The runner for a device. options: those that `ModelRunner` takes; the others concern GPUs (`CudaRunner`)."""
     if choose_device(device) == "cpu":
-        return ModelRunner(model_dir, device="cpu", mem_fraction_static=mem_fraction_static, **options)
+        return ModelRunner(model_dir, device="cpu", mem_fraction_static=mem_fraction_static, family=family, **options)
     from stemma.backend.executor.cuda_runner import CudaRunner  # late: needs triton
 
     return CudaRunner(
@@ -53,5 +54,6 @@ def make_runner(
         max_step_tokens=max_step_tokens,
         mem_fraction_static=mem_fraction_static,
         cuda_graphs=cuda_graphs,
+        family=family,
         **options,
     )

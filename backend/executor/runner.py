@@ -130,6 +130,7 @@ class ModelRunner:
         kernels: str | None = None,
         fused: bool = True,
         mem_fraction_static: float | None = None,
+        family: bool = True,
     ) -> None:
         """Loads the model.
 
@@ -140,8 +141,9 @@ class ModelRunner:
         forces one kind of kernels ('reference', 'sdpa', 'cpu'; see `stemma.kernels.dispatch`). fused: whether steps of
         a few tokens may use the fused decoder. mem_fraction_static: share of the memory that is free without the
         weights which weights and KV pool take together; None is a quarter of what is free beside the weights for the
-        pool, and at most 1 GiB.
+        pool, and at most 1 GiB. family: read what adjacent rows share once.
         """
+        self._family = family
         if device not in ("auto", "cpu"):
             raise RequestError(f"device {device!r} is not supported by this runner; supported: cpu", param="device")
         began = time.perf_counter()
@@ -282,9 +284,8 @@ class ModelRunner:
 
         return FusedDecoder(self.model.decoder_weights(self.pool.keys, self.pool.values))
 
-    @staticmethod
-    def _table(plan: Plan) -> AttentionBatch:
-        groups = [(g.first, g.count, g.shared) for g in plan.groups if g.count > 1 and g.shared > 0]
+    def _table(self, plan: Plan) -> AttentionBatch:
+        groups = [(g.first, g.count, g.shared) for g in plan.groups if g.count > 1 and g.shared > 0 and self._family]
         return AttentionBatch(plan.slot_table, plan.rows, plan.start, plan.n, plan.offsets, groups)
 
     def _batch(self, plan: Plan) -> ForwardBatch:

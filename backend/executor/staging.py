@@ -18,20 +18,21 @@ ALIGN = 64  # words; copies and loads of 16 bytes want aligned sections
 RING = 2  # host buffers: one may still be read by the copy of the step before
 
 
-def _up(words: int) -> int:
+def aligned(words: int) -> int:
     return -(-words // ALIGN) * ALIGN
 
 
 @dataclass(frozen=True)
 class Layout:
     """Sizes of the sections: tokens; draws (and tokens that the step before draws); items for few queries, items for
-    many, merges."""
+    many, merges; words for family attention."""
 
     tokens: int
     draws: int
     few: int
     many: int
     merges: int
+    family: int = 0
     starts: dict[str, int] = field(init=False, compare=False, hash=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -46,9 +47,10 @@ class Layout:
             ("few", self.few * FIELDS),
             ("many", self.many * FIELDS),
             ("merges", self.merges * MERGE_FIELDS),
+            ("family", self.family),
         ):
             self.starts[name] = at
-            at += _up(words)
+            at += aligned(words)
         self.starts["slots"] = at
 
     @property
@@ -111,4 +113,4 @@ def put(array: Int32, start: int, values: Int32, size: int) -> None:
 
 def words_for(tokens: int, keys: int) -> int:
     """A buffer size that serves steps of that many tokens over so many keys in all."""
-    return 6 * _up(tokens) + _up(2 * tokens * FIELDS) + _up(tokens * MERGE_FIELDS) + 64 * ALIGN + keys
+    return 6 * aligned(tokens) + aligned(2 * tokens * FIELDS) + aligned(tokens * MERGE_FIELDS) + 64 * ALIGN + keys

@@ -112,6 +112,7 @@ class Memory:
         if already > owned_from:  # computed by others meanwhile: use theirs, free ours
             self.slots.free(rows.slots[row, owned_from:already].copy())
             rows.slots[row, :n] = self.cache.match(ids, n, branch.program.namespace).slots
+            self.changed = True  # a runner may have kept the row's slots
         if branch.handle is not None:
             self.cache.unlock(branch.handle)
         branch.handle = handle

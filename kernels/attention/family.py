@@ -8,9 +8,12 @@ the tile of its family, masked, and the equal shares are ours.
 Shapes: q [B, Hq, D] with contiguous last two dimensions; pools [num_slots, Hkv, D]; slot_table int32 [max_rows,
 context] on the device; out [B, Hq * D]. Hq / Hkv at most 16, D a power of two.
 
-family = Family(plan_families(rows, common, ...), device, capacity)  # when rows come or go
-family.line_up(lengths, slot_table)                                  # every step
-family_attention(q, k_pool, v_pool, family, scale)                   # every layer
+family = Family(plan_families(rows, common, ...), device, capacity, shares)  # when rows come or go
+family.line_up(lengths, slot_table)                                          # every step
+family_attention(q, k_pool, v_pool, family, scale)                           # every layer
+
+In a CUDA graph, `FamilyTensors` at fixed addresses take the place of `Family`: the graph's rows may be more than the
+step's (their `row_group` is -1), and `lay` makes the line from slots that are on the device.
 """
 
 from __future__ import annotations
@@ -41,6 +44,32 @@ def _fill(table, piece_row, piece_from, piece_who, piece_start, line_slot, line_
         offs = at + tl.arange(0, BLOCK)
         inside = offs < end - begin
         slots = tl.load(table + row * stride_table + first + offs, mask=inside)
+        tl.store(line_slot + begin + offs, slots, mask=inside)
+        tl.store(line_who + begin + offs, tl.zeros([BLOCK], tl.int32) + who, mask=inside)
+
+
+@triton.jit
+def _lay(
+    store, piece_at, piece_own, piece_who, piece_start, out_slots, line_slot, line_who, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Once a step: slot and viewers of every token of the line, from `store`; the newest token of a row is added."""
+    piece = tl.program_id(0)
+    begin = tl.load(piece_start + piece)
+    count = tl.load(piece_start + piece + 1) - begin
+    if tl.program_id(1) * BLOCK >= count:
+        return
+    at = tl.load(piece_at + piece)
+    own = tl.load(piece_own + piece)
+    last = tl.where(own >= 0, count - 1, -1)
+    who = tl.load(piece_who + piece)
+    fresh = tl.load(out_slots + tl.maximum(own, 0))
+    for offset in range(tl.program_id(1) * BLOCK, count, tl.num_programs(1) * BLOCK):
+        offs = offset + tl.arange(0, BLOCK)
+        inside = offs < count
+        newest = offs == last
+        slots = tl.load(store + at + offs, mask=inside, other=0)
+        slots = tl.where(newest, fresh, slots)
+        tl.store(store + at + offs, slots, mask=newest)
         tl.store(line_slot + begin + offs, slots, mask=inside)
         tl.store(line_who + begin + offs, tl.zeros([BLOCK], tl.int32) + who, mask=inside)
 
@@ -186,6 +215,8 @@ def _merge(
     row, query_head = tl.program_id(0), tl.program_id(1)
     head, lane = query_head // RATIO, query_head % RATIO
     group = tl.load(row_group + row)
+    if group < 0:
+        return
     each = tl.load(length)
     m_at = (row - tl.load(group_first + group)) * RATIO_PAD + lane
     first = group + tl.load(group_start + group) // each
@@ -224,6 +255,13 @@ class Tuning:
     merge_warps: int = 1
 
 
+def fitting(dim: int, size: int) -> Tuning:
+    """A tuning whose tiles fit into the shared memory of an Ampere or newer GPU. size: bytes of a pool's element."""
+    if dim * size <= 256:
+        return Tuning()
+    return Tuning(tile=32) if dim * size <= 512 else Tuning(tile=32, stages_wide=2)
+
+
 _STEADY = ("group_first", "group_count", "row_group", "piece_row", "piece_from", "piece_who")
 
 
@@ -246,6 +284,11 @@ class Family:
         self.line_slot, self.line_who = torch.empty(2, capacity, dtype=torch.int32, device=device)
         self.parts = shares + groups
 
+    @property
+    def widest(self) -> int:
+        """Rows of the largest group."""
+        return self.plan.widest
+
     def line_up(self, lengths: np.ndarray, slot_table: Tensor) -> None:
         """Before the layers of a step: copy the line's few numbers to the device, and look up its slots there."""
         line = line_up(self.plan, lengths, self.shares)
@@ -259,6 +302,47 @@ class Family:
         )  # fmt: skip
 
 
+@dataclass(slots=True)
+class FamilyTensors:
+    """What the kernels read, at addresses that stay: int32 on the device, sized for the most rows B of a graph.
+
+    group_first, group_count, row_group [B] (-1: no row), group_start [B + 1], share_group [shares + 1], length [1]: see
+    `family_plan`. piece_* [2 B]: at, where a piece's slots begin in `store`; own, whose newest slot ends it (-1: it
+    does not grow); who. piece_start [2 B + 1] repeats its last number. out_slots [B]: this step's. widest: a group has
+    no more rows.
+    """
+
+    shares: int
+    widest: int
+    group_first: Tensor
+    group_count: Tensor
+    row_group: Tensor
+    piece_at: Tensor
+    piece_own: Tensor
+    piece_who: Tensor
+    piece_start: Tensor
+    group_start: Tensor
+    share_group: Tensor
+    length: Tensor
+    store: Tensor
+    out_slots: Tensor
+    line_slot: Tensor
+    line_who: Tensor
+    workspace: tuple[Tensor, Tensor]
+
+    @property
+    def parts(self) -> int:
+        return self.shares + len(self.group_first)
+
+    def lay(self) -> None:
+        """Before the layers of a step."""
+        rows = len(self.row_group)
+        _lay[(2 * rows, max(4, 32 // rows))](
+            self.store, self.piece_at, self.piece_own, self.piece_who, self.piece_start, self.out_slots,
+            self.line_slot, self.line_who, BLOCK=512, num_warps=4,
+        )  # fmt: skip
+
+
 def ratio_pad(ratio: int) -> int:
     """Lanes of a tile that one row takes: query heads of a KV head, rounded up to a power of two."""
     return triton.next_power_of_2(ratio)
@@ -269,10 +353,10 @@ def per_tile(ratio: int) -> int:
     return max(1, 16 // ratio_pad(ratio))
 
 
-def grid_shares(plan: FamilyPlan, rows_per_tile: int, kv_heads: int, multiprocessors: int) -> int:
+def grid_shares(widest: int, rows_per_tile: int, kv_heads: int, multiprocessors: int) -> int:
     """Programs of the grid for each KV head: as many as are resident at once, two on a multiprocessor with wide tiles
     (shared memory bounds them), four without."""
-    resident = 2 if plan.widest > rows_per_tile else 4
+    resident = 2 if widest > rows_per_tile else 4
     return max(1, resident * multiprocessors // kv_heads)
 
 
@@ -280,12 +364,12 @@ def family_attention(
     q: Tensor,
     k_pool: Tensor,
     v_pool: Tensor,
-    family: Family,
+    family: Family | FamilyTensors,
     scale: float,
     out: Tensor | None = None,
     lse: Tensor | None = None,
     workspace: tuple[Tensor, Tensor] | None = None,
-    tuning: Tuning = Tuning(),
+    tuning: Tuning | None = None,
 ) -> Tensor:
     """Decode attention of B rows. `lse` (fp32 [B, Hq], natural log) is filled if given; see `make_workspace`."""
     batch, heads, dim = q.shape
@@ -293,10 +377,11 @@ def family_attention(
     ratio = heads // kv_heads
     pad = ratio_pad(ratio)
     narrow = max(16, pad)
-    wide = max(narrow, triton.next_power_of_2(family.plan.widest * pad))
+    wide = max(narrow, triton.next_power_of_2(family.widest * pad))
     if out is None:
         out = torch.empty(batch, heads * dim, dtype=q.dtype, device=q.device)
     part_out, part_lse = workspace or make_workspace(family.parts, kv_heads, wide, dim, q.device)
+    tuning = tuning or fitting(dim, k_pool.element_size())
     precision = "ieee" if q.dtype == torch.float32 else "tf32"
     options: dict[str, Any] = {"maxnreg": tuning.registers} if tuning.registers else {}
     _shares[(family.shares * kv_heads,)](

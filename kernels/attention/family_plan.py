@@ -13,6 +13,7 @@ The pieces change only when rows come and go; the line grows with every step (`l
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,15 @@ def common_prefixes(slot_table: Int32, rows: Int32, lengths: Int32) -> Int32:
         n = int(min(lengths[i - 1], lengths[i]))
         differs = slot_table[rows[i - 1], :n] != slot_table[rows[i], :n]
         out[i] = int(differs.argmax()) if differs.any() else n
+    return out
+
+
+def common_of_segments(segments: Iterable[tuple[int, int, int]], rows: int) -> Int32:
+    """As `common_prefixes`, from what is known: (first row, rows, end position) of every stretch that rows share, those
+    that hold others before them."""
+    out = np.zeros(rows, np.int32)
+    for first, count, end in segments:
+        out[first + 1 : first + count] = end
     return out
 
 

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from stemma.kernels.attention import AttentionBatch
+from stemma.kernels.attention.family import FamilyTensors, family_attention
 from stemma.kernels.attention.work import FEW, FIELDS, MANY, MERGE_FIELDS, Work, gather_slots, make_work, total_keys
 
 _LOG2E = 1.4426950408889634
@@ -192,7 +193,11 @@ def attention(
     out: Tensor | None = None,
     lse: Tensor | None = None,
 ) -> Tensor:
-    """See the package docstring. `batch.prepared["triton"]` may hold the step's `DeviceWork`."""
+    """See the package docstring. `batch.prepared["triton"]` may hold the step's `DeviceWork`, or
+    `batch.prepared["family"]` the `FamilyTensors` of a step that decodes."""
+    family: FamilyTensors | None = batch.prepared.get("family")
+    if family is not None:
+        return family_attention(q, k_pool, v_pool, family, scale, out, lse, family.workspace)
     tokens, heads, dim = q.shape
     kv_heads = k_pool.shape[1]
     if out is None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stemma.backend.cache.host import LoadRule
-from stemma.backend.core import Int32
+from stemma.backend.core import Int32, Plan, StepOutput
 from stemma.backend.engine import ModelText
 from stemma.backend.executor.runner import ModelRunner
 from stemma.backend.grammar.compiler import GrammarCache
@@ -26,12 +26,35 @@ TOLERANCE = 2e-4  # of log-probabilities
 CONTEXT = 256
 
 
+class Watched(ModelRunner):
+    """Holds plans to what `Plan.segments` says of itself: the list of the plan before only if slots did not change."""
+
+    seen: tuple[Any, list[int], list[list[int]]] | None = None
+
+    def run(self, plan: Plan) -> StepOutput:
+        self._watch(plan)
+        return super().run(plan)
+
+    def launch(self, plan: Plan) -> Any:
+        self._watch(plan)
+        return super().launch(plan)
+
+    def _watch(self, plan: Plan) -> None:
+        rows, ends = plan.rows.tolist(), (plan.start + plan.n).tolist()
+        slots = [plan.slot_table[row, :end].tolist() for row, end in zip(rows, ends, strict=True)]
+        if self.seen is not None and plan.segments is self.seen[0]:
+            assert rows == self.seen[1], "the tree is the last plan's, the rows are not"
+            for now, before in zip(slots, self.seen[2], strict=True):
+                assert now[: len(before)] == before, "the tree is the last plan's, the slots are not"
+        self.seen = plan.segments, rows, slots
+
+
 class World:
     """One model, many schedulers. The KV pool is filled with noise before each play: reading a slot that was not
     written for this token would show."""
 
     def __init__(self, path: Path) -> None:
-        self.runner = ModelRunner(
+        self.runner = Watched(
             write_tiny_model(path),
             load_format="dummy",
             max_total_tokens=SLOTS + 128,  # room for rounding up to pages
@@ -95,11 +118,13 @@ class World:
         late: bool = False,
         stagger: int = 0,
         follow: bool = True,
+        family: bool = True,
         **options: Any,
     ) -> dict[tuple[str, str, int], Delta]:
         """Run the programs; returns the final event of every gen and select."""
         scheduler = self.scheduler(**options)
         scheduler.planner.follow &= follow
+        self.runner._family = family  # pyright: ignore[reportPrivateUsage]
         self.late = late
         answers: dict[tuple[str, str, int], Delta] = {}
         wanted = set().union(*map(answerable, deltas))
@@ -172,13 +197,15 @@ def options_of(rng: random.Random) -> dict[str, Any]:
             options |= {"evict_every": rng.choice([1, 2, 3]), "retract_every": rng.choice([2, 3, 5])}
     options["follow"] = rng.random() < 0.7
     options["overlap"] = rng.random() < 0.5
+    options["family"] = rng.random() < 0.7
     return options
 
 
 def differences(world: World, seed: int) -> list[str]:
     """Play one case with everything off and with a random setting; what differs, in words."""
     deltas = mix(seed)
-    truth = world.play(deltas, together=False, radix=False, chunk=512, jump_forward=False, mask_overlap=False)
+    off: dict[str, Any] = {"radix": False, "jump_forward": False, "mask_overlap": False, "family": False}
+    truth = world.play(deltas, together=False, chunk=512, **off)
     rng = random.Random(seed + 1_000_000)
     options = options_of(rng)
     if len(deltas) > 1 and rng.random() < 0.3:

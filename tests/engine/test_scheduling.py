@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from stemma.backend.engine import Engine
+from stemma.backend.executor.runner import ModelRunner
 from stemma.backend.requests import GenerateRequest
 from stemma.backend.scheduler.policy import POLICIES
 from stemma.backend.server.openai_format import parse_chat, parse_completion
@@ -46,6 +47,20 @@ def test_a_cold_family_is_computed_once(tiny: Path, policy: str):
         made.check()
         alone = [made.generate(input_ids=p, sampling_params=GREEDY) for p in prompts]
         assert [r["output_ids"] for r in alone] == [r["output_ids"] for r in together]
+
+
+def test_family_attention_can_be_switched_off(tiny: Path, monkeypatch: pytest.MonkeyPatch):
+    found, grouped = [], []
+    table = ModelRunner._table
+    note = lambda runner, plan: (made := table(runner, plan), grouped.append(len(made.groups) > 0))[0]  # noqa: E731
+    monkeypatch.setattr(ModelRunner, "_table", note)
+    for off in (False, True):
+        grouped.clear()
+        with engine(tiny, disable_family_attention=off) as made:
+            prompts = [[*(5 + i % 200 for i in range(100)), 7, 10 + i] for i in range(6)]
+            found.append([r["output_ids"] for r in made.generate(input_ids=prompts, sampling_params=GREEDY)])
+        assert any(grouped) is not off
+    assert found[0] == found[1]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from triton.compiler import ASTSource
 
 from stemma.kernels.adjust_logits import triton as adjust_logits
 from stemma.kernels.argmax import triton as argmax
+from stemma.kernels.attention import family
 from stemma.kernels.attention import triton as attention
 from stemma.kernels.filter_scores import triton as filter_scores
 from stemma.kernels.rmsnorm import triton as rmsnorm
@@ -38,6 +39,21 @@ def attend(kind: str, rows: int, dim: int, group: int, **changes: Any) -> tuple[
     return attention._attend, signature, constants
 
 
+def shares(kind: str, dim: int, ratio: int, rows: int) -> tuple[Any, dict[str, str], dict[str, Any]]:
+    """rows: of the widest tile."""
+    pad = family.ratio_pad(ratio)
+    tuning = family.fitting(dim, 4 if kind == F32 else 2)
+    numbers = ("line_slot", "line_who", "group_first", "group_count", "group_start", "share_group", "length")
+    signature = dict.fromkeys(("q", "k_pool", "v_pool"), kind) | dict.fromkeys(numbers, I32)
+    signature |= {"part_out": F32, "part_lse": F32, "scale": "fp32", "stride_q": "i32", "stride_slot": "i32"}
+    constants = {
+        "KV_HEADS": 8, "RATIO": ratio, "RATIO_PAD": pad, "D": dim, "BM": max(16, pad), "BM_WIDE": max(16, rows * pad),
+        "BN": tuning.tile, "STAGES": tuning.stages, "STAGES_WIDE": tuning.stages_wide,
+        "PRECISION": "ieee" if kind == F32 else "tf32", "num_warps": tuning.warps,
+    }  # fmt: skip
+    return family._shares, signature, constants
+
+
 CASES: dict[str, tuple[Any, dict[str, str], dict[str, Any]]] = {
     "attend few bf16 128": attend("*bf16", 16, 128, 4),
     "attend many bf16 128": attend("*bf16", 64, 128, 4),
@@ -50,6 +66,29 @@ CASES: dict[str, tuple[Any, dict[str, str], dict[str, Any]]] = {
         attention._merge,
         {"partial": F32, "partial_lse": F32, "merges": I32, "out": "*bf16", "lse": F32},
         {"HEADS": 32, "DIM": 128, "BLOCK_D": 128, "PARTS": 16, "WITH_LSE": True, "num_warps": 2},
+    ),
+    "shares narrow bf16 128": shares("*bf16", 128, 4, 4),
+    "shares middle bf16 128": shares("*bf16", 128, 4, 8),
+    "shares wide bf16 128": shares("*bf16", 128, 4, 16),
+    "shares wide bf16 64": shares("*bf16", 64, 1, 64),
+    "shares wide bf16 256": shares("*bf16", 256, 8, 8),
+    "shares wide fp32 128": shares(F32, 128, 4, 16),
+    "shares wide fp32 256": shares(F32, 256, 4, 16),
+    "lay": (
+        family._lay,
+        dict.fromkeys(
+            ("store", "piece_at", "piece_own", "piece_who", "piece_start", "out_slots", "line_slot", "line_who"), I32
+        ),
+        {"BLOCK": 512, "num_warps": 4},
+    ),
+    "family merge": (
+        family._merge,
+        dict.fromkeys(("row_group", "group_first", "group_start", "length"), I32)
+        | {"part_out": F32, "part_lse": F32, "out": "*bf16", "lse_out": "*bf16", "stride_out": "i32"},
+        {
+            "KV_HEADS": 8, "RATIO": 4, "RATIO_PAD": 4, "D": 128, "BM_MAX": 64, "AT_ONCE": 4, "LSE": False,
+            "num_warps": 1,
+        },
     ),
     "norm": (
         rmsnorm._norm,

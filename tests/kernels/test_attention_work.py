@@ -127,7 +127,17 @@ def test_merging_parts_gives_the_whole() -> None:
 
 def test_the_kernels_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
-    names = ["attend few bf16 128", "attend many bf16 128", "merge", "rope and store", "draw", "filter"]
+    names = [
+        "attend few bf16 128",
+        "attend many bf16 128",
+        "shares wide bf16 128",
+        "lay",
+        "family merge",
+        "merge",
+        "rope and store",
+        "draw",
+        "filter",
+    ]
     command = [sys.executable, str(ROOT / "tests" / "kernels" / "compile_for_gpu.py"), *names]
     environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
@@ -135,6 +145,7 @@ def test_the_kernels_compile_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:
     lines = {line[:24].strip(): line[24:] for line in done.stdout.splitlines()}
     assert list(lines) == names
     assert "mma, cp.async" in lines["attend few bf16 128"] and "wgmma, cp.async" in lines["attend many bf16 128"]
+    assert int(lines["shares wide bf16 128"].split()[2].rstrip(",")) <= 113 * 1024, "two programs on a multiprocessor"
     assert all(int(line.split()[2].rstrip(",")) <= 227 * 1024 for line in lines.values()), "shared memory of Hopper"
 
 

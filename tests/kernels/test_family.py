@@ -9,8 +9,14 @@ import torch
 pytest.importorskip("triton")
 
 from stemma.kernels.attention import AttentionBatch
-from stemma.kernels.attention.family import Family, family_attention, per_tile
-from stemma.kernels.attention.family_plan import FamilyPlan, common_prefixes, line_up, plan_families
+from stemma.kernels.attention.family import Family, family_attention, grid_shares, per_tile
+from stemma.kernels.attention.family_plan import (
+    FamilyPlan,
+    common_of_segments,
+    common_prefixes,
+    line_up,
+    plan_families,
+)
 from stemma.kernels.attention.reference import attention
 
 ROOM = 64  # tokens that every row may grow by in these tests
@@ -125,6 +131,11 @@ def test_equals_the_reference_on_random_trees(heads: int, kv_heads: int):
             torch.testing.assert_close(lse[i], exact, atol=2e-5, rtol=1e-4)
 
 
+def test_a_tree_tells_what_neighbours_have_in_common():
+    tree = [(0, 5, 100), (0, 2, 150), (2, 3, 200), (3, 2, 260), (6, 2, 40)]
+    assert common_of_segments(tree, 9).tolist() == [0, 150, 100, 200, 260, 0, 0, 40, 0]
+
+
 def test_a_plan_serves_the_steps_after_it():
     table, places, lengths, q, (k, v) = world(5, 6, 200, 4, 1, 16, torch.float32)
     common = common_prefixes(table, places, lengths)
@@ -137,3 +148,26 @@ def test_a_plan_serves_the_steps_after_it():
     ones = np.ones(len(places), np.int32)
     batch = AttentionBatch(table, places, longer - 1, ones, np.arange(len(places) + 1, dtype=np.int32))
     torch.testing.assert_close(got, attention(q, k, v, batch, 0.25), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 6e-3), (torch.float32, 2e-6)], ids=["bf16", "fp32"])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(32, 8, 128), (8, 8, 64), (16, 2, 256), (14, 2, 64)])
+def test_accuracy_at_real_shapes(heads: int, kv_heads: int, dim: int, dtype: torch.dtype, tolerance: float):
+    if DEVICE.type == "cpu":
+        pytest.skip("needs an NVIDIA GPU")
+    ratio, scale = heads // kv_heads, dim**-0.5
+    for seed, size, longest in ((1, 3, 9000), (2, 40, 1500), (3, 64, 4000)):
+        table, places, lengths, q, (k, v) = world(seed, size, longest, heads, kv_heads, dim, dtype)
+        common = common_prefixes(table, places, lengths)
+        rows = per_tile(ratio)
+        plan = plan_families(places, common, rows, 4 * rows)
+        family = Family(plan, DEVICE, int(lengths.sum()) + 1, grid_shares(plan.widest, rows, kv_heads, 132))
+        family.line_up(lengths, torch.from_numpy(table).to(DEVICE))
+        got = family_attention(q, k, v, family, scale).view(size, kv_heads, ratio, dim).double()
+        wanted = torch.empty_like(got)
+        for i in range(size):
+            slots = torch.from_numpy(table[places[i], : lengths[i]].astype(np.int64)).to(DEVICE)
+            scores = torch.einsum("kgd,skd->kgs", q[i].view(kv_heads, ratio, dim).double(), k[slots].double()) * scale
+            wanted[i] = torch.einsum("kgs,skd->kgd", scores.softmax(-1), v[slots].double())
+        assert float((got - wanted).norm() / wanted.norm()) < tolerance

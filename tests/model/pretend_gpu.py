@@ -27,6 +27,9 @@ class PretendRunner(CudaRunner):
     def _choose_gpu() -> torch.device:
         return torch.device("cpu")
 
+    def _processors(self) -> int:
+        return 1  # a small grid: programs are interpreted one by one
+
     def _record(self, body: Any) -> Any:
         found = tuple(x.clone() for x in body())
 
