@@ -30,6 +30,7 @@ def _play(first: int, last: int) -> list[str]:
                 found += differences(world, seed)
             except Exception as error:  # an invariant that does not hold, a case that never ends
                 found.append(f"case {seed}: {type(error).__name__}: {error}")
+        world.runner.close()
     return found
 
 

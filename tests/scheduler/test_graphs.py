@@ -420,7 +420,7 @@ def test_literal_nodes_that_come_to_a_failed_branch_do_not_keep_its_program():
 
 
 def test_an_ended_program_needs_no_garbage_collector():
-    """Programs are set aside with all that lives while a grammar compiles, so the collector may not find them for long."""
+    """It is set aside with all that lives while a grammar compiles: then the collector does not find it for long."""
     scheduler = make()
     child = {"parent": "r", "at": 2}
     branches: list[dict[str, Any]] = [{"id": "r", "nodes": [text("ab"), gen(max_new_tokens=2)]}]
