@@ -207,7 +207,10 @@ def test_a_hanging_step_is_reported_to_everybody_and_ends_the_engine(tiny_model:
         stuck.on_death = died.put
         run = stuck.runner.run
 
+        inside = threading.Event()
+
         def hang(plan: Any) -> Any:
+            inside.set()
             back.wait(20)
             return run(plan)
 
@@ -221,6 +224,7 @@ def test_a_hanging_step_is_reported_to_everybody_and_ends_the_engine(tiny_model:
             except EngineDeadError as error:
                 asked.append(error)
 
+        assert inside.wait(10)
         waiting = threading.Thread(target=ask)
         waiting.start()
         told = [events.get(timeout=10), events.get(timeout=10)]
